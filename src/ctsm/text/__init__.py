@@ -1,0 +1,1 @@
+"""From raw text to tokens and ids, and back to readable text."""
