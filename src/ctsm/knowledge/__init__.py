@@ -1,0 +1,1 @@
+"""What is known beyond the dialogues: lexicons, word vectors, inverse document frequencies and inferences."""
