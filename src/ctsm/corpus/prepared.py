@@ -1,0 +1,167 @@
+"""The prepared dataset on disk: everything training needs, checked when it is opened.
+
+manifest.json            format version, options, counts, inputs with hashes and terms, fingerprint
+vocabulary.txt           one word a line, special tokens first
+words.safetensors        per-word tables
+{train,dev,test}.safetensors   ragged integer arrays
+{train,dev,test}.jsonl   texts and ids of the examples, for replies files and scores
+inferences/              what the inference source needs to answer for a new utterance
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from ctsm.corpus.batches import Examples, Ragged
+from ctsm.errors import CtsmError
+from ctsm.files import read_json, require_file, sha256_of
+from ctsm.knowledge.inference import SOURCE_FILE
+from ctsm.text.vocabulary import Vocabulary
+
+FORMAT = 1
+SPLITS = ("train", "dev", "test")
+RAGGED = ("context", "speakers", "target", "cognitive", "reaction")
+MANIFEST = "manifest.json"
+VOCABULARY = "vocabulary.txt"
+WORDS = "words.safetensors"
+INFERENCES = "inferences"
+HASHED_FILES = (VOCABULARY, WORDS, *(f"{split}.safetensors" for split in SPLITS))
+NAMES = frozenset({MANIFEST, INFERENCES, *HASHED_FILES, *(f"{split}.jsonl" for split in SPLITS)})
+
+
+@dataclass(frozen=True)
+class ExampleText:
+    """The readable side of one example.
+
+    Attributes:
+        id: "conversation#turn".
+        conversation_id: the corpus's own identifier.
+        context: the turns before the reply, as written.
+        reference: the gold reply, as written.
+        reference_tokens: its tokens.
+        oov: the context's words that the vocabulary lacks, in the order of their extended ids.
+    """
+
+    id: str
+    conversation_id: str
+    context: tuple[str, ...]
+    reference: str
+    reference_tokens: tuple[str, ...]
+    oov: tuple[str, ...]
+
+
+class PreparedData:
+    """A prepared directory, opened and checked.
+
+    Args:
+        directory: what `ctsm prepare` wrote.
+
+    Raises:
+        CtsmError: not a prepared directory, another format version, or files that do not match the manifest.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if not (directory / MANIFEST).is_file():
+            raise CtsmError(f"{directory}: not a prepared dataset (no {MANIFEST}); make one with `ctsm prepare`.")
+        self.manifest: dict[str, Any] = read_json(directory / MANIFEST, "the manifest of a prepared dataset")
+        version = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+        if version != FORMAT:
+            raise CtsmError(
+                f"{directory}: prepared in format {version!r}, this version reads {FORMAT}; run `ctsm prepare` again."
+            )
+        if fingerprint(directory) != self.manifest.get("fingerprint"):
+            raise CtsmError(f"{directory}: files differ from the manifest's fingerprint; run `ctsm prepare` again.")
+        require_file(directory / INFERENCES / SOURCE_FILE, "what a prepared dataset keeps of its inference source")
+        self.vocabulary = Vocabulary.load(directory / VOCABULARY)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the vocabulary, tables and examples."""
+        return str(self.manifest["fingerprint"])
+
+    @cached_property
+    def words(self) -> dict[str, Any]:
+        """Per-word tables by name: vectors, vad, in_lexicon, idf, intensity, labels."""
+        return _load(self.directory / WORDS)
+
+    def examples(self, split: str) -> Examples:
+        """Load one split's arrays."""
+        arrays = _load(self.directory / f"{split}.safetensors")
+        ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in RAGGED}
+        return Examples(conversation=arrays["conversation"], emotion=arrays["emotion"], **ragged)
+
+    def texts(self, split: str) -> list[ExampleText]:
+        """Load the texts of one split, in the order of its examples."""
+        path = self.directory / f"{split}.jsonl"
+        try:
+            with path.open(encoding="utf-8") as stream:
+                texts = [_text(json.loads(line)) for line in stream]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CtsmError(f"{path}: cannot read the texts ({error}); run `ctsm prepare` again.") from error
+        expected = len(_load(self.directory / f"{split}.safetensors")["emotion"])
+        if len(texts) != expected:
+            raise CtsmError(f"{path}: {len(texts)} texts for {expected} examples; run `ctsm prepare` again.")
+        return texts
+
+
+def fingerprint(directory: Path) -> str:
+    """Return one SHA-256 over the files that training reads."""
+    digest = hashlib.sha256()
+    for name in HASHED_FILES:
+        path = directory / name
+        if not path.is_file():
+            raise CtsmError(f"{path}: missing from the prepared dataset; run `ctsm prepare` again.")
+        digest.update(f"{name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def is_prepared(directory: Path) -> bool:
+    """Tell whether a folder holds a prepared dataset, of any version and state, and nothing else."""
+    names = {item.name for item in directory.iterdir()} if directory.is_dir() else set()
+    return {MANIFEST, VOCABULARY} <= names <= NAMES
+
+
+def save_examples(directory: Path, split: str, examples: Examples, texts: Sequence[ExampleText]) -> None:
+    """Write one split's arrays and texts."""
+    arrays: dict[str, Any] = {
+        "conversation": examples.conversation.astype(np.int32),
+        "emotion": examples.emotion.astype(np.int32),
+    }
+    for name in RAGGED:
+        rows: Ragged = getattr(examples, name)
+        arrays[name] = rows.values.astype(np.int32)
+        arrays[f"{name}_offsets"] = rows.offsets.astype(np.int64)
+    (directory / f"{split}.safetensors").write_bytes(save(arrays))
+    with (directory / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
+        for text in texts:
+            stream.write(json.dumps(vars(text), ensure_ascii=False) + "\n")
+
+
+def _text(record: dict[str, Any]) -> ExampleText:
+    return ExampleText(
+        id=record["id"],
+        conversation_id=record["conversation_id"],
+        context=tuple(record["context"]),
+        reference=record["reference"],
+        reference_tokens=tuple(record["reference_tokens"]),
+        oov=tuple(record["oov"]),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        arrays: dict[str, Any] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CtsmError(f"{path}: cannot read the arrays ({error}); run `ctsm prepare` again.") from error
+    return arrays
