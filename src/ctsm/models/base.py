@@ -1,0 +1,172 @@
+"""What training, decoding, evaluation and serving know about a model.
+
+Axes: B batch, S source positions, T target positions, D hidden, V vocabulary, E emotions, N packed target tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ctsm.corpus.batches import Batch
+from ctsm.nn.decoder import DecoderCache
+from ctsm.nn.pointer import CopySource, PointerGenerator
+from ctsm.text.vocabulary import UNK
+
+
+@dataclass(frozen=True)
+class WordTables:
+    """What a model knows of each vocabulary word before training.
+
+    Attributes:
+        vectors: word vectors [V, D], float32.
+        vad: valence, arousal, dominance [V, 3]; rows of words outside the lexicon are not used.
+        in_lexicon: whether the lexicon has the word [V], bool.
+        idf: inverse document frequency in [0, 1] [V].
+        intensity: emotion intensity, 0 outside the lexicon [V].
+        labels: ids of the 32 emotion words [E].
+    """
+
+    vectors: Tensor
+    vad: Tensor
+    in_lexicon: Tensor
+    idf: Tensor
+    intensity: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Perception:
+    """The emotion maps of a context, position by position.
+
+    Attributes:
+        trait: valence, arousal, dominance from the lexicon [B, S, 3]; meaningless where `in_lexicon` is False.
+        in_lexicon: [B, S] bool.
+        inclination: cosine with each emotion word, eq. 7 [B, S, E].
+        state: the emotion head applied to each position alone [B, S, E].
+    """
+
+    trait: Tensor
+    in_lexicon: Tensor
+    inclination: Tensor
+    state: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """An encoded batch: everything decoding needs.
+
+    Attributes:
+        memory: what the decoder attends to [B, S, D'].
+        real: mask of the memory's positions [B, S].
+        source: what may be copied, or None for a model that does not copy.
+        start: embedding of the decoder's first input [B, D].
+        emotion_logits: [B, E], or None for a model that does not classify.
+        perception: the emotion maps, where asked for and where the model has them.
+    """
+
+    memory: Tensor
+    real: Tensor
+    source: CopySource
+    start: Tensor
+    emotion_logits: Tensor
+    perception: Perception | None = None
+
+
+class DecoderStep(NamedTuple):
+    """Decoder states [B, T, D] and the scores to copy by [B, T, S]."""
+
+    hidden: Tensor
+    copy_scores: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted total and its named terms (unweighted scalars)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Scores(NamedTuple):
+    """Per example: summed negative log-likelihood of the gold reply [B], its tokens incl. EOS [B], logits [B, E]."""
+
+    nll: Tensor
+    tokens: Tensor
+    emotion_logits: Tensor
+
+
+class EmpatheticModel(nn.Module, ABC):
+    """Base of all systems. A model implements `encode`, `decode`, `start_decoding` and `loss`."""
+
+    generator: PointerGenerator
+    name: str
+
+    def __init__(self, options: Any, vocabulary_size: int) -> None:
+        super().__init__()
+        self.options = options
+        self.vocabulary_size = vocabulary_size
+
+    @abstractmethod
+    def install(self, tables: WordTables) -> None:
+        """Fill the word embeddings and per-word tables of a new model."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, perceive: bool = False) -> Context:
+        """Encode the contexts; reads neither gold labels nor gold replies."""
+
+    @abstractmethod
+    def start_decoding(self, context: Context) -> DecoderCache:
+        """Prepare the cache for `decode`."""
+
+    @abstractmethod
+    def decode(self, words: Tensor, context: Context, cache: DecoderCache) -> DecoderStep:
+        """Advance the decoder, updating the cache.
+
+        Args:
+            words: extended word ids [B, T] that follow what the cache holds. At the very start the model puts the
+                context's start embedding before them, so [B, 0] gives the state that predicts the first word.
+            context: from `encode`.
+            cache: from `start_decoding`.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Losses:
+        """Return the training losses of a batch."""
+
+    def score(self, batch: Batch) -> Scores:
+        """Score the gold replies by teacher forcing, under the distribution that decoding uses."""
+        context = self.encode(batch)
+        step = self.decode(batch.target[:, :-1], context, self.start_decoding(context))
+        rows, target = packed_targets(batch)
+        log_probability, _ = self.generator.score(
+            step.hidden.flatten(0, 1)[batch.target_positions],
+            step.copy_scores.flatten(0, 1)[batch.target_positions],
+            context.source.rows(rows),
+            target,
+        )
+        nll = torch.zeros(len(batch), dtype=torch.float64, device=rows.device).index_add_(
+            0, rows, -log_probability.double()
+        )
+        return Scores(nll, batch.target_real.sum(dim=1), context.emotion_logits)
+
+    def known(self, words: Tensor) -> Tensor:
+        """Map extended ids to vocabulary ids (UNK for words the vocabulary lacks)."""
+        return words.masked_fill(words >= self.vocabulary_size, UNK)
+
+
+def packed_targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the row of each packed target token [N] and its word id [N]."""
+    return batch.target_positions // batch.target.shape[1], batch.target.flatten()[batch.target_positions]
+
+
+def xavier_initialise(model: nn.Module) -> None:
+    """Xavier-uniform values for every matrix and kernel except embedding tables, as the family does."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and id(parameter) not in tables:
+            nn.init.xavier_uniform_(parameter)

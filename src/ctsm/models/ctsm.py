@@ -1,0 +1,393 @@
+"""CTSM: Combining Trait and State Emotions for Empathetic Response Model (Wang et al., LREC-COLING 2024).
+
+Equation numbers are those of the paper. docs/models/ctsm.md says what is done where it is silent or misprinted.
+
+Axes: B batch, S source positions (CLS first), T target positions (EOS last), D hidden (300), E emotions (32),
+K relations (5: xIntent, xNeed, xWant, xEffect, xReact), N packed target tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctsm.corpus.batches import Batch
+from ctsm.models.base import (
+    Context,
+    DecoderStep,
+    EmpatheticModel,
+    Losses,
+    Perception,
+    WordTables,
+    packed_targets,
+    xavier_initialise,
+)
+from ctsm.nn.decoder import Decoder, DecoderCache
+from ctsm.nn.encoder import BlockSizes, Encoder, Refiner
+from ctsm.nn.losses import FrequencyWeights, Negatives, before_first_end, contrastive_loss, soft_cross_entropy
+from ctsm.nn.masking import masked_mean, masked_softmax
+from ctsm.nn.pointer import CopySource, PointerGenerator
+from ctsm.nn.positions import Positions
+from ctsm.text.vocabulary import CLS, EOS, PAD, SOS
+
+EMOTIONS = 32
+VAD_DEFAULTS = {"paper": (0.0, 0.5, 0.0), "kemp": (0.5, 0.0, 0.5)}
+EmotionPool = Literal["attention", "sum_gate", "sum"]
+
+
+@dataclass(frozen=True)
+class CTSMOptions:
+    """Sizes, loss weights and the five open points of the paper.
+
+    Attributes:
+        size: width of embeddings and hidden states, d.
+        layers: layers of every encoder and of the decoder.
+        heads: attention heads.
+        depth: width of queries, keys and values over all heads.
+        filter_size: inner width of the convolutional feed-forward networks.
+        semantic_size: width of the condensed semantics, d_cs (eq. 3).
+        fusion_size: hidden width of the MLP that fuses context and inferences.
+        temperature: tau of the contrastive loss (eq. 23).
+        emotion_weight: gamma_1 (eq. 25).
+        generation_weight: gamma_2.
+        contrastive_weight: gamma_3.
+        diversity_weight: gamma_4.
+        fusion_sharing: what teacher and student share of the fusion: nothing (separate), the MLP (mlp_only), or all.
+        vad_default: V, A, D of words outside the lexicon: the paper's 0, .5, 0 or KEMP's .5, 0, .5.
+        emotion_pool: reading of eqs. 11-13: attention over tokens, gated sum, or plain sum.
+        decoder_memory: what the decoder attends to: the student's context (eq. 20 as printed), or also H_t and H_s.
+        contrastive_negatives: negatives of eq. 23: both views (NT-Xent), the other view, or the paper's denominator.
+    """
+
+    size: int = 300
+    layers: int = 1
+    heads: int = 2
+    depth: int = 40
+    filter_size: int = 50
+    semantic_size: int = 10
+    fusion_size: int = 900
+    temperature: float = 0.07
+    emotion_weight: float = 1.0
+    generation_weight: float = 1.0
+    contrastive_weight: float = 1.0
+    diversity_weight: float = 1.5
+    fusion_sharing: Literal["separate", "mlp_only", "all"] = "separate"
+    vad_default: Literal["paper", "kemp"] = "paper"
+    emotion_pool: EmotionPool = "attention"
+    decoder_memory: Literal["stu", "stu+emo"] = "stu"
+    contrastive_negatives: Negatives = "both_views"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        for name in ("size", "layers", "heads", "depth", "filter_size", "semantic_size", "fusion_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.depth % self.heads:
+            raise ValueError(f"options.depth ({self.depth}) must be a multiple of options.heads ({self.heads})")
+        if self.temperature <= 0:
+            raise ValueError(f"options.temperature is {self.temperature}; it must be greater than 0")
+
+
+class Fusion(nn.Module):
+    """Context and inferred knowledge become one sequence (section 3.3, after Sabour et al. 2022).
+
+    Refine the context with each relation's vector, gate each value by its own sigmoid, map 5D -> 900 -> D.
+    """
+
+    def __init__(self, options: CTSMOptions, sizes: BlockSizes) -> None:
+        super().__init__()
+        self.cognitive = Refiner(options.size, sizes)
+        self.affective = Refiner(options.size, sizes)
+        self.mlp = nn.Sequential(
+            nn.Linear(5 * options.size, options.fusion_size, bias=False),
+            nn.ReLU(),
+            nn.Linear(options.fusion_size, options.size, bias=False),
+        )
+
+    def forward(self, context_BSD: Tensor, knowledge_BKD: Tensor, real_BS: Tensor) -> Tensor:
+        """Return the inference-enriched context [B, S, D]."""
+        cognitive = self.cognitive(context_BSD, knowledge_BKD[:, :4], real_BS)
+        affective = self.affective(context_BSD, knowledge_BKD[:, 4:], real_BS)
+        refined_BSKD = torch.cat([cognitive, affective], dim=1).transpose(1, 2)
+        fused: Tensor = self.mlp(F.silu(refined_BSKD.flatten(2)))  # silu(z) = sigmoid(z) z: the gate without parameters
+        return fused
+
+
+class EmotionHead(nn.Module):
+    """Eqs. 11-14 (and 17): pool a sequence by emotion intensity and attention, then classify it."""
+
+    def __init__(self, size: int, pool: EmotionPool) -> None:
+        super().__init__()
+        self.pool = pool
+        if pool != "sum":
+            self.inner = nn.Linear(size, size)
+            self.attention = nn.Linear(size, 1 if pool == "attention" else size, bias=False)
+        self.hidden = nn.Linear(size, size)
+        self.output = nn.Linear(size, EMOTIONS)
+
+    def forward(self, x_BSF: Tensor, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
+        """Return emotion logits [B, E] of a sequence [B, S, F] with word intensities [B, S]."""
+        weighted_BSF = self.weigh(x_BSF, intensity_BS, real_BS)
+        if self.pool == "attention":
+            attention_BS = masked_softmax(self.attention(torch.tanh(self.inner(weighted_BSF))).squeeze(-1), real_BS)
+            return self.classify((attention_BS.unsqueeze(-1) * weighted_BSF).sum(dim=1))
+        summed_BF = (weighted_BSF * real_BS.unsqueeze(-1)).sum(dim=1)
+        if self.pool == "sum_gate":
+            gate_BF = torch.softmax(self.attention(torch.tanh(self.inner(summed_BF))), dim=-1)
+            return self.classify(summed_BF * gate_BF)
+        return self.classify(summed_BF)
+
+    def weigh(self, x_BSF: Tensor, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
+        """Eq. 11 before the sum: weight tokens by the softmax of their intensities over the real positions.
+
+        With attention pooling the weights have mean 1 instead of sum 1, else the tanh that follows sees values near 0.
+        """
+        weights_BS = masked_softmax(intensity_BS, real_BS)
+        if self.pool == "attention":
+            weights_BS = weights_BS * real_BS.sum(dim=1, keepdim=True)
+        return weights_BS.unsqueeze(-1) * x_BSF
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Eqs. 13-14 after the sum: [..., F] to logits [..., E]."""
+        logits: Tensor = self.output(torch.tanh(self.hidden(pooled)))
+        return logits
+
+
+class _Encoded(NamedTuple):
+    """Intermediate sequences of one batch, all [B, S, .]."""
+
+    semantic: Tensor  # H_C
+    knowledge: Tensor  # [B, K, D]
+    trait: Tensor  # V_t
+    state: Tensor  # V_s
+    inclination: Tensor  # V_cos
+    encoded_trait: Tensor  # H_t
+    encoded_state: Tensor  # H_s
+    student: Tensor  # H_C^stu
+    intensity: Tensor  # I [B, S]
+    real: Tensor  # [B, S]
+
+
+class CTSM(EmpatheticModel):
+    """The model; `install` gives it word vectors and lexicon values.
+
+    Args:
+        options: sizes and switches.
+        vocabulary_size: V.
+    """
+
+    name = "ctsm"
+    word_features: Tensor
+    in_lexicon: Tensor
+    label_ids: Tensor
+
+    def __init__(self, options: CTSMOptions, vocabulary_size: int) -> None:
+        super().__init__(options, vocabulary_size)
+        size = options.size
+        sizes = BlockSizes(options.layers, options.heads, options.depth, options.filter_size)
+        trait_size = 3 + 1 + options.semantic_size
+        state_size = EMOTIONS + 1 + options.semantic_size
+        self.embedding = nn.Embedding(vocabulary_size, size, padding_idx=PAD)
+        self.positions = Positions(size)
+        # 3.3 inference-enriched context
+        self.context_encoder = Encoder(size, size, sizes, positions=False)
+        self.cognitive_encoder = Encoder(size, size, sizes)
+        self.affective_encoder = Encoder(size, size, sizes)
+        self.student_fusion = Fusion(options, sizes)
+        self.teacher_fusion = Fusion(options, sizes)
+        if options.fusion_sharing in ("mlp_only", "all"):
+            self.teacher_fusion.mlp = self.student_fusion.mlp
+        if options.fusion_sharing == "all":
+            self.teacher_fusion = self.student_fusion
+        # 3.4 trait and state emotions
+        self.condense = nn.Linear(size, options.semantic_size, bias=False)
+        self.label_map = nn.Linear(size, size)
+        self.word_map = nn.Linear(size, size)
+        self.trait_encoder = Encoder(trait_size, trait_size, sizes)
+        self.state_encoder = Encoder(state_size, state_size, sizes)
+        # 3.5 emotion guidance
+        self.teacher_head = EmotionHead(size + trait_size + state_size, options.emotion_pool)
+        self.student_head = EmotionHead(size + trait_size + state_size, options.emotion_pool)
+        # 3.6 decoder and cross-contrastive learning
+        memory_size = size if options.decoder_memory == "stu" else size + trait_size + state_size
+        self.decoder = Decoder(size, memory_size, sizes)
+        self.generator = PointerGenerator(size, vocabulary_size)
+        self.reply_encoder = Encoder(size, size, sizes)
+        self.emotion_view = nn.Linear(trait_size + state_size, size)
+        self.diversity = FrequencyWeights(vocabulary_size)
+        self.register_buffer("word_features", torch.zeros(vocabulary_size, 5))
+        self.register_buffer("in_lexicon", torch.zeros(vocabulary_size, dtype=torch.bool))
+        self.register_buffer("label_ids", torch.zeros(EMOTIONS, dtype=torch.long))
+        xavier_initialise(self)
+
+    def install(self, tables: WordTables) -> None:
+        """Fill the embedding and the per-word features (V, A, D, IDF, intensity)."""
+        default = torch.tensor(VAD_DEFAULTS[self.options.vad_default])
+        vad = torch.where(tables.in_lexicon[:, None], tables.vad, default)
+        with torch.no_grad():
+            self.embedding.weight.copy_(tables.vectors)
+            self.embedding.weight[PAD].zero_()
+            self.word_features.copy_(torch.cat([vad, tables.idf[:, None], tables.intensity[:, None]], dim=1))
+            self.in_lexicon.copy_(tables.in_lexicon)
+            self.label_ids.copy_(tables.labels)
+
+    def encode(self, batch: Batch, perceive: bool = False) -> Context:
+        """Sections 3.3-3.5 with the student only: the teacher is not needed to reply."""
+        start = batch.context.new_full((len(batch), 1), SOS)
+        *inputs, start_B1D, labels_1ED = self._look_up(
+            batch.context, batch.speakers, batch.cognitive, batch.reaction, start, self.label_ids[None]
+        )
+        encoded = self._encode(batch, inputs, labels_1ED[0])
+        student_BSF = torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)  # eq. 16
+        logits_BE = self.student_head(student_BSF, encoded.intensity, encoded.real)
+        return Context(
+            memory=self._memory(encoded),
+            real=encoded.real,
+            source=_copy_source(batch),
+            start=start_B1D[:, 0],
+            emotion_logits=logits_BE,
+            perception=self._perceive(batch, encoded, student_BSF) if perceive else None,
+        )
+
+    def start_decoding(self, context: Context) -> DecoderCache:
+        """Project the memory's keys and values once."""
+        return self.decoder.start(context.memory, context.real)
+
+    def decode(self, words: Tensor, context: Context, cache: DecoderCache) -> DecoderStep:
+        """Eq. 20 up to the pointer generator; see the base class."""
+        (inputs_BTD,) = self._look_up(words)
+        if cache.length == 0:
+            inputs_BTD = torch.cat([context.start[:, None], inputs_BTD], dim=1)
+        return DecoderStep(*self.decoder(inputs_BTD, cache))
+
+    def loss(self, batch: Batch) -> Losses:
+        """Eqs. 10-25. In training mode the predictions are counted for the diversity weights first."""
+        options: CTSMOptions = self.options
+        start = batch.context.new_full((len(batch), 1), SOS)
+        *inputs, start_B1D, target_BTD, labels_1ED = self._look_up(
+            batch.context, batch.speakers, batch.cognitive, batch.reaction, start, batch.target, self.label_ids[None]
+        )
+        encoded = self._encode(batch, inputs, labels_1ED[0])
+        teacher, student = self._guidance(encoded, batch.emotion)
+        cache = self.decoder.start(self._memory(encoded), encoded.real)
+        hidden_BTD, copy_BTS = self.decoder(torch.cat([start_B1D, target_BTD[:, :-1]], dim=1), cache)
+        generation, diversity = self._generation(batch, hidden_BTD, copy_BTS)
+        contrastive = self._contrast(batch, encoded, target_BTD, hidden_BTD)
+        total = (
+            options.emotion_weight * (teacher + student)
+            + options.generation_weight * generation
+            + options.contrastive_weight * contrastive
+            + options.diversity_weight * diversity
+        )
+        terms = {
+            "teacher": teacher,
+            "student": student,
+            "generation": generation,
+            "contrastive": contrastive,
+            "diversity": diversity,
+        }
+        return Losses(total, terms)
+
+    def _look_up(self, *words: Tensor) -> list[Tensor]:
+        """Embed several id tensors in one look-up, scaled by sqrt(d): each [...] becomes [..., D]."""
+        flat = self.known(torch.cat([ids.flatten() for ids in words]))
+        vectors = self.embedding(flat) * math.sqrt(self.options.size)
+        parts = vectors.split([ids.numel() for ids in words])
+        return [part.unflatten(0, ids.shape) if ids.dim() > 1 else part for part, ids in zip(parts, words, strict=True)]
+
+    def _encode(self, batch: Batch, inputs: list[Tensor], labels_ED: Tensor) -> _Encoded:
+        """Eqs. 1-9 and the student's fusion."""
+        words_BSD, speakers_BSD, cognitive_BKRD, reaction_BRD = inputs
+        real = batch.context_real
+        embedded_BSD = self.positions(words_BSD + speakers_BSD)  # E_C
+        semantic_BSD = self.context_encoder(embedded_BSD, real)  # eq. 1
+        cognitive_real = (batch.cognitive != PAD).flatten(0, 1)
+        cognitive = self.cognitive_encoder(cognitive_BKRD.flatten(0, 1), cognitive_real)[:, 0]
+        reaction_real = batch.reaction != PAD
+        reaction_BD = masked_mean(self.affective_encoder(reaction_BRD, reaction_real), reaction_real)
+        knowledge_BKD = torch.cat([cognitive.unflatten(0, (-1, 4)), reaction_BD[:, None]], dim=1)
+        features_BSF = self.word_features[self.known(batch.context)]
+        vad, idf, intensity = features_BSF[..., :3], features_BSF[..., 3:4], features_BSF[..., 4]
+        condensed = self.condense(semantic_BSD)  # eq. 3
+        trait = torch.cat([vad, idf, condensed], dim=-1)  # eq. 2
+        label_anchors_ED = F.normalize(self.label_map(labels_ED), dim=-1, eps=1e-8)  # eq. 5
+        inclination = F.normalize(self.word_map(embedded_BSD), dim=-1, eps=1e-8) @ label_anchors_ED.T  # eqs. 6-7
+        state = torch.cat([inclination, idf, condensed], dim=-1)  # eq. 8
+        return _Encoded(
+            semantic=semantic_BSD,
+            knowledge=knowledge_BKD,
+            trait=trait,
+            state=state,
+            inclination=inclination,
+            encoded_trait=self.trait_encoder(trait, real),  # eq. 4
+            encoded_state=self.state_encoder(state, real),  # eq. 9
+            student=self.student_fusion(semantic_BSD, knowledge_BKD, real),
+            intensity=intensity,
+            real=real,
+        )
+
+    def _memory(self, encoded: _Encoded) -> Tensor:
+        """What the decoder attends to (eq. 20; switch `decoder_memory`)."""
+        if self.options.decoder_memory == "stu":
+            return encoded.student
+        return torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)
+
+    def _guidance(self, encoded: _Encoded, gold_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Eqs. 10-19: the teacher learns the gold label, the student the teacher's distribution."""
+        teacher_context = self.teacher_fusion(encoded.semantic, encoded.knowledge, encoded.real)
+        teacher_BSF = torch.cat([teacher_context, encoded.trait, encoded.state], dim=-1)  # eq. 10
+        student_BSF = torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)  # eq. 16
+        teacher_logits = self.teacher_head(teacher_BSF, encoded.intensity, encoded.real)
+        student_logits = self.student_head(student_BSF, encoded.intensity, encoded.real)
+        soft_labels = torch.softmax(teacher_logits.detach(), dim=-1)
+        return F.cross_entropy(teacher_logits, gold_B), soft_cross_entropy(student_logits, soft_labels)  # eqs. 15, 18
+
+    def _generation(self, batch: Batch, hidden_BTD: Tensor, copy_BTS: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 21 and the diversity loss, both means over the real target tokens (EOS included)."""
+        positions = batch.target_positions
+        rows, target_N = packed_targets(batch)
+        source = _copy_source(batch).rows(rows)
+        scored = self.generator.score(
+            hidden_BTD.flatten(0, 1)[positions], copy_BTS.flatten(0, 1)[positions], source, target_N
+        )
+        nll_N = -scored.log_probability
+        if self.training:
+            words_BT = batch.target.new_full(batch.target.shape, PAD).flatten().index_copy(0, positions, scored.best)
+            words_BT = words_BT.view_as(batch.target)
+            self.diversity.update(words_BT.flatten(), before_first_end(words_BT, batch.target_real, EOS).flatten())
+        weights_N = self.diversity()[self.known(target_N)]
+        return nll_N.mean(), (weights_N * nll_N).mean()
+
+    def _contrast(self, batch: Batch, encoded: _Encoded, target_BTD: Tensor, hidden_BTD: Tensor) -> Tensor:
+        """Eqs. 22-24: the mean contrastive loss of five pairs of four pooled views [B, D]."""
+        target_real = batch.target_real
+        emotions_BSF = torch.cat([encoded.encoded_trait, encoded.encoded_state], dim=-1)  # H_ts
+        reply = masked_mean(self.reply_encoder(target_BTD, target_real), target_real)  # H_Y
+        emotion = self.emotion_view(masked_mean(emotions_BSF, encoded.real))
+        context = masked_mean(encoded.student, encoded.real)  # H_C^stu
+        generated = masked_mean(hidden_BTD, target_real)  # P_w
+        pairs = [(reply, emotion), (context, generated), (context, reply), (emotion, generated), (reply, generated)]
+        options: CTSMOptions = self.options
+        terms = [contrastive_loss(a, b, options.temperature, options.contrastive_negatives) for a, b in pairs]
+        return torch.stack(terms).mean()
+
+    def _perceive(self, batch: Batch, encoded: _Encoded, student_BSF: Tensor) -> Perception:
+        """The maps people see: trait from the lexicon, inclination (eq. 7), state (the student head token by token)."""
+        words = self.known(batch.context)
+        weighted = self.student_head.weigh(student_BSF, encoded.intensity, encoded.real)
+        return Perception(
+            trait=self.word_features[words][..., :3],
+            in_lexicon=self.in_lexicon[words],
+            inclination=encoded.inclination,
+            state=torch.softmax(self.student_head.classify(weighted), dim=-1),
+        )
+
+
+def _copy_source(batch: Batch) -> CopySource:
+    """Every context word may be copied, padding and CLS never."""
+    return CopySource.of(batch.context, batch.context_real & (batch.context != CLS))

@@ -1,0 +1,153 @@
+"""The pointer-generator output layer (See et al. 2017): one distribution over words that are generated or copied.
+
+With h a decoder state, l = W h + b the vocabulary scores, g = sigmoid(v h + c) the gate, a_s the cross-attention
+scores of the copyable source positions s and x_s the word there,
+
+    log p(y) = logaddexp(log g + log softmax(l)_y,  log(1 - g) + log sum_{s: x_s = y} softmax(a)_s).
+
+Everything stays in log space and nothing is clamped: a word that is not in the source has exactly the first term, and
+with nothing to copy g is 1. Word ids from V upwards name words of one source that the vocabulary lacks; they can only
+be copied. Training and greedy decoding never build the [., V] mixture.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctsm.nn.masking import MASKED
+
+
+class Scored(NamedTuple):
+    """Per packed position N: log p(target) and the word the mixture likes best."""
+
+    log_probability: Tensor
+    best: Tensor
+
+
+class CopySource(NamedTuple):
+    """What may be copied, one row for each example or packed position.
+
+    Attributes:
+        ids: extended word ids [., S].
+        copyable: False at padding and CLS [., S].
+        first: for each position, the first position that holds the same word [., S].
+    """
+
+    ids: Tensor
+    copyable: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, ids_BS: Tensor, copyable_BS: Tensor) -> CopySource:
+        """Find the repeated words of a batch once; every step of decoding then needs only look-ups."""
+        same_BSS = ids_BS[:, :, None] == ids_BS[:, None, :]
+        return cls(ids_BS, copyable_BS, same_BSS.to(torch.uint8).argmax(dim=-1))
+
+    def rows(self, index: Tensor) -> CopySource:
+        """Select or repeat rows."""
+        return CopySource(self.ids[index], self.copyable[index], self.first[index])
+
+
+class PointerGenerator(nn.Module):
+    """Vocabulary projection, copy gate and their exact mixture.
+
+    Args:
+        size: width of the decoder states.
+        vocabulary_size: V.
+    """
+
+    def __init__(self, size: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary = nn.Linear(size, vocabulary_size)
+        self.gate = nn.Linear(size, 1)
+
+    def score(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, target_N: Tensor) -> Scored:
+        """Score target words and find the mixture's best words, in one pass over the vocabulary scores.
+
+        Args:
+            hidden_ND: decoder states of real target positions [N, D].
+            copy_scores_NS: cross-attention scores of those positions [N, S].
+            source: each position's source (rows repeated as needed) [N, S].
+            target_N: extended word ids [N].
+        """
+        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        log_generate, log_copy = self._log_gate(hidden_ND, source)
+        known = target_N < log_words_NV.shape[-1]
+        generated = log_generate - F.nll_loss(log_words_NV, target_N.where(known, 0), reduction="none")
+        match_NS = (source.ids == target_N[:, None]) & source.copyable
+        copied = match_NS.any(dim=-1)
+        # Both `where`s matter: the inner one keeps the branch that is not taken finite, so its gradient is 0, not NaN.
+        copy_term = log_copy + _log_copy_mass(copy_scores_NS, source, match_NS | ~copied[:, None])
+        mixed = torch.where(known, torch.logaddexp(generated, copy_term), copy_term)
+        alone = generated.masked_fill(~known, float("-inf"))
+        with torch.no_grad():
+            best = self._best(log_words_NV, log_generate, log_copy, copy_scores_NS, source, source.copyable)[0]
+        return Scored(torch.where(copied, mixed, alone), best)
+
+    def best_word(
+        self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, banned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the most probable extended word id [N] and its log-probability [N].
+
+        Args:
+            hidden_ND: decoder states [N, D].
+            copy_scores_NS: cross-attention scores [N, S].
+            source: what may be copied.
+            banned: vocabulary ids that are never chosen (special tokens); the probabilities are not renormalised.
+        """
+        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        log_generate, log_copy = self._log_gate(hidden_ND, source)
+        allowed_NS = source.copyable & ~torch.isin(source.ids, banned)
+        log_allowed_NV = log_words_NV.index_fill(1, banned, float("-inf"))
+        return self._best(log_allowed_NV, log_generate, log_copy, copy_scores_NS, source, allowed_NS)
+
+    def distribution(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, extended_size: int) -> Tensor:
+        """Return the whole log-distribution [N, extended_size] (at least V): for sampling, beam search and tests."""
+        log_generate, log_copy = self._log_gate(hidden_ND, source)
+        vocabulary_NV = log_generate[:, None] + F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        generated = F.pad(vocabulary_NV, (0, extended_size - vocabulary_NV.shape[-1]), value=float("-inf"))
+        weights = torch.softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1) * source.copyable
+        copied = torch.zeros_like(generated).scatter_add_(1, source.ids.where(source.copyable, 0), weights)
+        return torch.logaddexp(generated, log_copy[:, None] + copied.log())
+
+    def _log_gate(self, hidden_ND: Tensor, source: CopySource) -> tuple[Tensor, Tensor]:
+        """Return log g and log(1 - g) [N]; 0 and -inf-like where there is nothing to copy."""
+        gate_N = self.gate(hidden_ND).squeeze(-1)
+        nothing = ~source.copyable.any(dim=-1)
+        return F.logsigmoid(gate_N).masked_fill(nothing, 0.0), F.logsigmoid(-gate_N).masked_fill(nothing, float("-inf"))
+
+    @staticmethod
+    def _best(
+        log_words_NV: Tensor,
+        log_generate: Tensor,
+        log_copy: Tensor,
+        copy_scores_NS: Tensor,
+        source: CopySource,
+        allowed_NS: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Arg-max of the mixture: the best of the vocabulary part and of the source words' mixtures.
+
+        Copying only adds probability, so the best word is either the vocabulary part's best or a source word.
+        """
+        known_NS = source.ids < log_words_NV.shape[-1]
+        weights = torch.softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1) * source.copyable
+        mass_NS = torch.zeros_like(weights).scatter_add_(1, source.first, weights).gather(1, source.first)
+        generated_NS = log_generate[:, None] + log_words_NV.gather(1, source.ids.where(known_NS, 0))
+        generated_NS = generated_NS.masked_fill(~known_NS, float("-inf"))
+        mixture_NS = torch.logaddexp(generated_NS, log_copy[:, None] + mass_NS.log())
+        copy_value, position = mixture_NS.masked_fill(~allowed_NS, float("-inf")).max(dim=-1)
+        word_value, word = log_words_NV.max(dim=-1)
+        word_value = word_value + log_generate
+        take_copy = copy_value >= word_value
+        copied_word = source.ids.gather(1, position[:, None]).squeeze(1)
+        return torch.where(take_copy, copied_word, word), torch.where(take_copy, copy_value, word_value)
+
+
+def _log_copy_mass(copy_scores_NS: Tensor, source: CopySource, match_NS: Tensor) -> Tensor:
+    """Log of the attention mass on the matching positions [N]."""
+    matching = torch.logsumexp(copy_scores_NS.masked_fill(~match_NS, MASKED), dim=-1)
+    return matching - torch.logsumexp(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1)
