@@ -1,0 +1,1 @@
+"""`ctsm VERB`: one small file per verb, without logic of its own."""

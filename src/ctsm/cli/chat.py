@@ -1,0 +1,23 @@
+"""`ctsm chat`: talk to a model."""
+
+from __future__ import annotations
+
+import sys
+
+import jsonargparse
+
+HELP = "talk to a model in the terminal"
+
+
+def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument("run", metavar="RUN", help='a run or model directory, or "user/name" on the Hugging Face Hub')
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def run(arguments: jsonargparse.Namespace) -> None:
+    """Chat until /quit or the end of the input."""
+    from ctsm import load
+    from ctsm.serving.chat import chat
+
+    chat(load(arguments.run, arguments.device), sys.stdin, sys.stdout)

@@ -1,0 +1,40 @@
+"""`ctsm evaluate`: score a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jsonargparse
+
+HELP = "score a model on a split and decode its replies"
+
+
+def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run or model directory")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="what `ctsm prepare` wrote")
+    parser.add_argument("--split", choices=["train", "dev", "test"], default="test", help="which examples to score")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the files (default: RUN/evaluation)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def run(arguments: jsonargparse.Namespace) -> None:
+    """Evaluate, print the table and name the files."""
+    from rich.console import Console
+
+    from ctsm.evaluation.evaluate import evaluate
+    from ctsm.evaluation.tables import record_table
+
+    out = arguments.out or arguments.run / "evaluation"
+    result = evaluate(
+        arguments.run,
+        arguments.data,
+        arguments.split,
+        out,
+        arguments.device,
+        lambda message: print(f"{message} ...", file=sys.stderr),
+    )
+    Console().print(record_table(result.record))
+    for path in (result.record_file, result.per_example_file, result.replies_file):
+        print(path)

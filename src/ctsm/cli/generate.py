@@ -1,0 +1,32 @@
+"""`ctsm generate`: reply to a file of conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonargparse
+
+HELP = "reply to conversations in a JSONL file"
+
+
+def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run or model directory")
+    parser.add_argument(
+        "input",
+        type=Path,
+        metavar="IN.jsonl",
+        help='one object a line: {"context": ["...", ...]} with optional id, conversation_id, reference, emotion',
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.jsonl", help="the replies file to write")
+    parser.add_argument("--max-tokens", type=int, default=51, help="length limit of a reply")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def run(arguments: jsonargparse.Namespace) -> None:
+    """Generate and say how many replies were written."""
+    from ctsm import load
+    from ctsm.serving.generate import generate_file
+
+    count = generate_file(load(arguments.run, arguments.device), arguments.input, arguments.out, arguments.max_tokens)
+    print(f"{arguments.out}: {count} replies")

@@ -1,0 +1,1 @@
+"""Turning decoder states into replies, over any model's cached decoder."""

@@ -1,0 +1,221 @@
+"""`ctsm evaluate`: score a model on a split, write the record, the per-example file and the replies file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctsm.corpus.batches import Examples, sorted_batches
+from ctsm.corpus.emotions import EMOTIONS
+from ctsm.corpus.prepared import ExampleText, PreparedData
+from ctsm.decoding.greedy import MAX_TOKENS, greedy
+from ctsm.errors import CtsmError
+from ctsm.evaluation.metrics import (
+    accuracy,
+    bleu4,
+    distinct,
+    perplexity_by_example,
+    perplexity_by_token,
+    reply_statistics,
+    top_k_accuracy,
+)
+from ctsm.evaluation.records import (
+    RECORD_SCHEMA,
+    PerExample,
+    ResultRecord,
+    VocabularyInfo,
+    current_commit,
+    utc_now,
+    write_per_example,
+    write_record,
+)
+from ctsm.evaluation.replies import Reply, write_replies
+from ctsm.evaluation.scoring import ExampleScores, score_examples
+from ctsm.models.base import EmpatheticModel
+from ctsm.models.bundle import Bundle, load_bundle
+from ctsm.text.detokenise import detokenise
+from ctsm.text.vocabulary import Vocabulary
+from ctsm.version import __version__
+
+DECODING_BATCH = 64
+SELECTED_ON = "dev ppl_example"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured and where it wrote it."""
+
+    record: ResultRecord
+    record_file: Path
+    per_example_file: Path
+    replies_file: Path
+
+
+def evaluate(
+    model_directory: Path,
+    data_directory: Path,
+    split: str,
+    out: Path,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda _message: None,
+) -> Evaluation:
+    """Score the gold replies, decode greedily, compute every metric and write three files into `out`.
+
+    Args:
+        model_directory: a run or a model directory.
+        data_directory: a prepared dataset with the model's vocabulary.
+        split: "train", "dev" or "test".
+        out: folder of SPLIT.json, SPLIT.per-example.jsonl and SPLIT.replies.jsonl.
+        device: where to compute.
+        report: called with progress messages.
+
+    Raises:
+        CtsmError: model or data cannot be loaded, do not fit together, or the split is empty.
+    """
+    started = time.perf_counter()
+    bundle = load_bundle(model_directory, device)
+    data = PreparedData(data_directory)
+    if data.vocabulary.fingerprint() != bundle.vocabulary.fingerprint():
+        raise CtsmError(
+            f"{data_directory}: has another vocabulary than {model_directory}; use the data it was trained on."
+        )
+    examples, texts = data.examples(split), data.texts(split)
+    if not texts:
+        raise CtsmError(f"{data_directory}: its {split} split is empty; choose another split.")
+    report(f"scoring {len(texts):,} gold replies")
+    scores = score_examples(bundle.model, examples, device=device)
+    report(f"replying to {len(texts):,} contexts")
+    replies = reply_to_examples(bundle.model, bundle.vocabulary, examples, texts, device)
+    record = _record(bundle, data, split, examples, texts, scores, replies, device, started)
+    result = Evaluation(
+        record, out / f"{split}.json", out / f"{split}.per-example.jsonl", out / f"{split}.replies.jsonl"
+    )
+    write_per_example(result.per_example_file, _per_example(examples, texts, scores, replies))
+    write_replies(result.replies_file, _replies(bundle, examples, texts, scores, replies))
+    write_record(result.record_file, record)
+    return result
+
+
+def reply_to_examples(
+    model: EmpatheticModel,
+    vocabulary: Vocabulary,
+    examples: Examples,
+    texts: list[ExampleText],
+    device: str = "cpu",
+    batch_size: int = DECODING_BATCH,
+) -> list[list[str]]:
+    """Decode greedily for every example; returns tokens in the split's order."""
+    model.eval()
+    replies: list[list[str]] = [[] for _ in texts]
+    with torch.inference_mode():
+        for rows in sorted_batches(examples.context.lengths, batch_size):
+            decoded = greedy(model, model.encode(examples.batch(rows).to(device)))
+            for row, words in zip(rows, decoded, strict=True):
+                replies[row] = vocabulary.words_of(words, list(texts[row].oov))
+    return replies
+
+
+def _record(
+    bundle: Bundle,
+    data: PreparedData,
+    split: str,
+    examples: Examples,
+    texts: list[ExampleText],
+    scores: ExampleScores,
+    replies: list[list[str]],
+    device: str,
+    started: float,
+) -> ResultRecord:
+    unigrams, bigrams, statistics = distinct(replies, 1), distinct(replies, 2), reply_statistics(replies)
+    bleu = bleu4(replies, [text.reference_tokens for text in texts])
+    config, facts = bundle.config, bundle.data
+    return ResultRecord(
+        schema=RECORD_SCHEMA,
+        model=config.model,
+        variant=config.variant,
+        options=config.changed_options(),
+        seed=config.training.seed,
+        split=split,  # type: ignore[arg-type]
+        n=len(texts),
+        acc=accuracy(scores.predicted, examples.emotion),
+        top3=top_k_accuracy(scores.emotion_logits, examples.emotion, 3),
+        top5=top_k_accuracy(scores.emotion_logits, examples.emotion, 5),
+        ppl_example=perplexity_by_example(scores.nll, scores.tokens),
+        ppl_token=perplexity_by_token(scores.nll, scores.tokens),
+        target_tokens=int(scores.tokens.sum()),
+        dist1=unigrams.ratio_percent,
+        dist2=bigrams.ratio_percent,
+        unigrams=unigrams.total,
+        bigrams=bigrams.total,
+        mean_length=statistics.mean_length,
+        distinct_replies=statistics.distinct_replies,
+        bleu4=bleu.score,
+        bleu_signature=bleu.signature,
+        decoder="greedy",
+        max_tokens=MAX_TOKENS,
+        vocabulary=VocabularyInfo(size=len(bundle.vocabulary), kind=str(facts.vocabulary["words_of"])),
+        vectors=facts.file_of("vectors"),
+        inferences=_inferences(facts.inferences),
+        precision="fp32",
+        iterations=config.training.iterations,
+        checkpoint_step=int(bundle.progress["iteration"]),
+        selected_on=SELECTED_ON,
+        data_fingerprint=data.fingerprint,
+        parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        commit=current_commit(),
+        device=device,
+        train_seconds=round(float(bundle.progress["train_seconds"]), 1),
+        evaluate_seconds=round(time.perf_counter() - started, 1),
+        status="current",
+        superseded_reason="",
+        created=utc_now(),
+        ctsm_version=__version__,
+    )
+
+
+def _inferences(description: dict[str, object]) -> str:
+    """Name the backend and its file, as in "atomic:atomic.tsv.gz"."""
+    backend, file = str(description["backend"]), description.get("file") or description.get("model")
+    return f"{backend}:{file}" if file else backend
+
+
+def _per_example(
+    examples: Examples, texts: list[ExampleText], scores: ExampleScores, replies: list[list[str]]
+) -> list[PerExample]:
+    correct = scores.predicted == np.asarray(examples.emotion)
+    return [
+        PerExample(
+            id=text.id,
+            conversation_id=text.conversation_id,
+            nll=float(scores.nll[row]),
+            tokens=int(scores.tokens[row]),
+            correct=bool(correct[row]),
+            reply_tokens=tuple(replies[row]),
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+def _replies(
+    bundle: Bundle, examples: Examples, texts: list[ExampleText], scores: ExampleScores, replies: list[list[str]]
+) -> list[Reply]:
+    predicted = scores.predicted
+    return [
+        Reply(
+            id=text.id,
+            conversation_id=text.conversation_id,
+            context=text.context,
+            reference=text.reference,
+            reply=detokenise(replies[row]),
+            reply_tokens=tuple(replies[row]),
+            emotion=EMOTIONS[examples.emotion[row]],
+            predicted=EMOTIONS[predicted[row]],
+            system=bundle.config.model,
+        )
+        for row, text in enumerate(texts)
+    ]

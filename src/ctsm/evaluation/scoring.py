@@ -1,0 +1,55 @@
+"""Teacher-forced scores of a whole split: likelihoods and emotions, example by example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctsm.corpus.batches import Examples, sorted_batches
+from ctsm.models.base import EmpatheticModel
+
+SCORING_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """One row per example, in the split's order.
+
+    Attributes:
+        nll: summed negative log-likelihood of the gold reply, EOS included [N].
+        tokens: number of its tokens, EOS included [N].
+        emotion_logits: [N, E].
+    """
+
+    nll: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    emotion_logits: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable emotion of each example [N]."""
+        best: NDArray[np.int64] = self.emotion_logits.argmax(axis=1)
+        return best
+
+
+def score_examples(
+    model: EmpatheticModel, examples: Examples, batch_size: int = SCORING_BATCH, device: str = "cpu"
+) -> ExampleScores:
+    """Score every example in evaluation mode (the model stays in it)."""
+    model.eval()
+    count = len(examples)
+    nll, tokens = np.zeros(count), np.zeros(count, dtype=np.int64)
+    logits: NDArray[np.float32] | None = None
+    with torch.inference_mode():
+        for rows in sorted_batches(examples.context.lengths, batch_size):
+            scores = model.score(examples.batch(rows).to(device))
+            nll[rows], tokens[rows] = scores.nll.cpu().numpy(), scores.tokens.cpu().numpy()
+            batch_logits = scores.emotion_logits.float().cpu().numpy()
+            if logits is None:
+                logits = np.zeros((count, batch_logits.shape[1]), dtype=np.float32)
+            logits[rows] = batch_logits
+    assert logits is not None
+    return ExampleScores(nll, tokens, logits)
