@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each makes .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help install demo test test-long test-real check format clean
+
+help:
+	@echo "make demo       prepare the built-in sample, train a small CTSM, evaluate it, answer three situations"
+	@echo "make test       all quick tests (minutes)"
+	@echo "make test-long  kill and resume tests that take longer"
+	@echo "make test-real  tests on the real data in CTSM_DATA"
+	@echo "make check      lint, format and strict types"
+	@echo "make format     format the code"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	@touch $@
+
+demo: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh
+
+test: install
+	$(BIN)/python -m pytest -m "not long and not real"
+
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+test-real: install
+	$(BIN)/python -m pytest -m real
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/sample prepared/sample

@@ -1,0 +1,75 @@
+"""`ctsm generate`: JSONL of contexts in, replies file out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctsm.errors import CtsmError
+from ctsm.evaluation.lines import read_jsonl
+from ctsm.evaluation.replies import Reply, write_replies
+from ctsm.serving.responder import Responder, check_conversation
+
+BATCH = 32
+
+
+def generate_file(responder: Responder, source: Path, out: Path, max_tokens: int) -> int:
+    """Reply to every context of a JSONL file and write a replies file in the same order; returns their number.
+
+    Raises:
+        CtsmError: a line is not an object with a list of texts as "context", or a context cannot be answered.
+    """
+    if max_tokens < 1:
+        raise CtsmError(f"--max-tokens is {max_tokens}; it must be at least 1.")
+    items = list(_items(source))
+    if not items:
+        raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
+    # Similar lengths together: less padding.
+    order = sorted(range(len(items)), key=lambda row: sum(map(len, items[row].context)))
+    replies: list[Reply | None] = [None] * len(items)
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        responses = responder.respond_batch([items[row].context for row in rows], max_tokens)
+        for row, response in zip(rows, responses, strict=True):
+            item = items[row]
+            replies[row] = Reply(
+                id=item.id,
+                conversation_id=item.conversation_id,
+                context=item.context,
+                reference=item.reference,
+                reply=response.text,
+                reply_tokens=response.tokens,
+                emotion=item.emotion,
+                predicted=response.emotion,
+                system=responder.bundle.config.model,
+            )
+    write_replies(out, (reply for reply in replies if reply is not None))
+    return len(items)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One input line: the fields of a reply that are known before it is made."""
+
+    id: str
+    conversation_id: str
+    context: tuple[str, ...]
+    reference: str | None
+    emotion: str | None
+
+
+def _items(source: Path) -> Iterator[_Item]:
+    """Read the input lines; without an id, the line's number is it."""
+    for number, (place, value) in enumerate(read_jsonl(source, "a file of contexts"), start=1):
+        context = value.get("context")
+        if not isinstance(context, list) or not all(isinstance(turn, str) for turn in context):
+            raise CtsmError(f'{place}: "context" is not a list of texts; write the turns there, the speaker\'s first.')
+        texts = {name: value.get(name) for name in ("id", "conversation_id", "reference", "emotion")}
+        for name, text in texts.items():
+            if text is not None and not isinstance(text, str):
+                raise CtsmError(f'{place}: "{name}" is not a text; write it in quotation marks or leave it out.')
+        identity = texts["id"] or str(number)
+        check_conversation(context, f"{place}: ")
+        conversation = texts["conversation_id"] or identity
+        yield _Item(identity, conversation, tuple(context), texts["reference"], texts["emotion"])

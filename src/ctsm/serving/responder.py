@@ -1,0 +1,209 @@
+"""From text turns to a reply and the emotions behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctsm.corpus.batches import Batch, Ragged
+from ctsm.corpus.emotions import EMOTIONS
+from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferences
+from ctsm.decoding.greedy import MAX_TOKENS, greedy
+from ctsm.errors import CtsmError
+from ctsm.knowledge.inference import RELATIONS, Inferences, InferenceSource
+from ctsm.models.base import Context, Perception
+from ctsm.models.bundle import Bundle
+from ctsm.text.detokenise import detokenise
+from ctsm.text.normalise import is_blank
+from ctsm.text.tokenise import tokenise
+from ctsm.text.vocabulary import CLS, PAD, SYS
+
+MAX_CONTEXT = 512
+"""Tokens of a context that are read, CLS included; of a longer one the last are kept."""
+
+
+@dataclass(frozen=True)
+class TokenEmotions:
+    """What the model perceives at one word of the context.
+
+    Attributes:
+        token: the word as the model reads it.
+        role: "speaker" or "listener".
+        in_lexicon: whether the VAD lexicon has the word.
+        trait: valence, arousal and dominance in [0, 1], or None for a word outside the lexicon.
+        inclination: cosine with each of the 32 emotion words, in [-1, 1] (eq. 7); nearly the same in every context.
+        state: probability of each of the 32 emotions by this word alone, in this context.
+    """
+
+    token: str
+    role: str
+    in_lexicon: bool
+    trait: tuple[float, float, float] | None
+    inclination: tuple[float, ...]
+    state: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Response:
+    """A reply and what led to it.
+
+    Attributes:
+        text: readable reply.
+        tokens: the reply's raw tokens.
+        emotion: the most probable emotion of the context.
+        probabilities: probability of each of the 32 emotions, by name.
+        context_tokens: emotions perceived at each word of the context.
+        inferences: phrases inferred from the last turn, by relation.
+        truncated: whether the beginning of a long context was left out.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    emotion: str
+    probabilities: dict[str, float]
+    context_tokens: tuple[TokenEmotions, ...]
+    inferences: dict[str, tuple[str, ...]]
+    truncated: bool
+
+    def top_emotions(self, count: int = 3) -> list[tuple[str, float]]:
+        """Return the most probable emotions with their probabilities."""
+        return sorted(self.probabilities.items(), key=lambda item: -item[1])[:count]
+
+
+class Responder:
+    """Answers conversations with a loaded model.
+
+    Args:
+        bundle: from `load_bundle`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._device = next(bundle.model.parameters()).device
+
+    @cached_property
+    def source(self) -> InferenceSource:
+        """The inference source that came with the model."""
+        return self.bundle.source()
+
+    def respond(self, turns: Sequence[str], max_tokens: int = MAX_TOKENS) -> Response:
+        """Reply to one conversation.
+
+        Args:
+            turns: what was said, the speaker first and last, so an odd number of turns.
+            max_tokens: length limit of the reply.
+
+        Raises:
+            CtsmError: there is no turn, the last one is the listener's, or one has no words.
+        """
+        return self.respond_batch([turns], max_tokens)[0]
+
+    def respond_batch(self, conversations: Sequence[Sequence[str]], max_tokens: int = MAX_TOKENS) -> list[Response]:
+        """Reply to several conversations at once; the replies are those that `respond` gives one by one."""
+        if not conversations:
+            return []
+        for turns in conversations:
+            check_conversation(turns)
+        tokenised = [[tokenise(turn) for turn in turns] for turns in conversations]
+        vocabulary = self.bundle.vocabulary
+        contexts = [encode_context(vocabulary, turns) for turns in tokenised]
+        kept = [_keep_last(context) for context in contexts]
+        inferences = self.source.infer([turns[-1] for turns in conversations])
+        batch = self._batch(kept, inferences).to(self._device)
+        with torch.inference_mode():
+            encoded = self.bundle.model.encode(batch, perceive=True)
+        replies = greedy(self.bundle.model, encoded, max_tokens)
+        probabilities = torch.softmax(encoded.emotion_logits.float(), dim=-1).cpu().numpy()
+        responses = []
+        for row, words in enumerate(replies):
+            tokens = tuple(vocabulary.words_of(words, contexts[row].oov))
+            responses.append(
+                Response(
+                    text=detokenise(tokens),
+                    tokens=tokens,
+                    emotion=EMOTIONS[int(probabilities[row].argmax())],
+                    probabilities=dict(zip(EMOTIONS, probabilities[row].tolist(), strict=True)),
+                    context_tokens=self._token_emotions(encoded, row, kept[row]),
+                    inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
+                    truncated=kept[row] is not contexts[row],
+                )
+            )
+        return responses
+
+    def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences]) -> Batch:
+        """Collate contexts; there are no gold labels or replies."""
+        cognitive, reactions = list[list[int]](), list[list[int]]()
+        for inference in inferences:
+            rows, reaction = encode_inferences(self.bundle.vocabulary, inference, tokenise)
+            cognitive.extend(rows)
+            reactions.append(reaction)
+        count = len(contexts)
+        empty = torch.full((count, 1), PAD)
+        return Batch(
+            index=torch.arange(count),
+            context=_padded([context.ids for context in contexts]),
+            speakers=_padded([context.speakers for context in contexts]),
+            emotion=torch.zeros(count, dtype=torch.long),
+            cognitive=_padded(cognitive).unflatten(0, (count, 4)),
+            reaction=_padded(reactions),
+            target=empty,
+            target_positions=torch.zeros(0, dtype=torch.long),
+        )
+
+    def _token_emotions(self, encoded: Context, row: int, context: EncodedContext) -> tuple[TokenEmotions, ...]:
+        """Read one example's maps, CLS left out."""
+        perception = encoded.perception
+        if perception is None:
+            return ()
+        length = len(context.ids)
+        words = self.bundle.vocabulary.words_of(context.ids[1:], context.oov)
+        trait, known, inclination, state = (
+            getattr(perception, name)[row, 1:length].float().cpu().tolist() for name in _MAPS
+        )
+        return tuple(
+            TokenEmotions(
+                token=word,
+                role="listener" if context.speakers[position + 1] == SYS else "speaker",
+                in_lexicon=bool(known[position]),
+                trait=tuple(trait[position]) if known[position] else None,
+                inclination=tuple(inclination[position]),
+                state=tuple(state[position]),
+            )
+            for position, word in enumerate(words)
+        )
+
+
+_MAPS = tuple(name for name in Perception.__dataclass_fields__)
+
+
+def check_conversation(turns: Sequence[str], place: str = "") -> None:
+    """Refuse a conversation that cannot be answered; `place` begins the message.
+
+    Raises:
+        CtsmError: there is no turn, the last one is the listener's, or one has no words.
+    """
+    if not turns:
+        raise CtsmError(f"{place}the conversation is empty; give at least one turn.")
+    if len(turns) % 2 == 0:
+        raise CtsmError(f"{place}the last of {len(turns)} turns is the listener's; add the speaker's turn.")
+    for number, turn in enumerate(turns, start=1):
+        if is_blank(turn):
+            raise CtsmError(f"{place}turn {number} of the conversation holds no words; write something there.")
+
+
+def _keep_last(context: EncodedContext) -> EncodedContext:
+    """Cut a context to MAX_CONTEXT tokens: CLS and the most recent words."""
+    if len(context.ids) <= MAX_CONTEXT:
+        return context
+    first = len(context.ids) - (MAX_CONTEXT - 1)
+    return EncodedContext([CLS, *context.ids[first:]], [CLS, *context.speakers[first:]], context.oov)
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    ragged = Ragged.from_rows(rows)
+    return torch.from_numpy(ragged.padded(np.arange(len(rows)), PAD))
