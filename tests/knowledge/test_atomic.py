@@ -90,6 +90,9 @@ def test_only_the_nearest_events_vote(monkeypatch):
     [(found, _)] = nearest_events(index, ["A dog."])
     assert found.tolist() == [0, 1]
     assert AtomicSource(index, {}).infer(["A dog."])[0][0] == ("phrase 0", "phrase 1")
+    # Each sentence has its own two nearest events; the utterance keeps two altogether.
+    [(found, _)] = nearest_events(index, ["A dog. A dog, a cat and a bird."])
+    assert found.tolist() == [0, 2]
 
 
 def test_equal_events_and_equal_phrases_come_in_file_order():

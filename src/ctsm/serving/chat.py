@@ -63,29 +63,25 @@ def _explain(console: Console, response: Response | None) -> None:
         console.print("Nothing to explain yet: write something first.", style="dim")
         return
     table = Table(title="What the model perceives at each word")
-    for heading in ("word", "valence", "arousal", "dominance", "inclines to", "state here"):
+    for heading in ("word", "trait: V, A, D", "inclines to", "state here"):
         table.add_column(heading)
     for token in response.context_tokens:
-        table.add_row(
-            Text(token.token),
-            *_trait(token),
-            _strongest(token.inclination, "{:.2f}"),
-            _strongest(token.state, "{:.0%}"),
-        )
+        inclination, state = _strongest(token.inclination, "{:.2f}"), _strongest(token.state, "{:.0%}")
+        table.add_row(Text(token.token), _trait(token), inclination, state)
     console.print(table)
     console.print(
-        "Trait (valence, arousal, dominance) is the lexicon's and the inclination hardly depends on the context; "
-        "the state does.",
+        "Trait is the lexicon's valence, arousal and dominance; the inclination hardly depends on the context, the state "
+        "does.",
         style="dim",
     )
     for relation, phrases in response.inferences.items():
         console.print(f"{relation}: {'; '.join(phrases) or '(nothing inferred)'}", style="dim", markup=False)
 
 
-def _trait(token: TokenEmotions) -> tuple[str, ...]:
+def _trait(token: TokenEmotions) -> str:
     if token.trait is None:
-        return ("not in the lexicon", "", "")
-    return tuple(f"{value:.2f}" for value in token.trait)
+        return "not in the lexicon"
+    return ", ".join(f"{value:.2f}" for value in token.trait)
 
 
 def _strongest(values: tuple[float, ...], form: str) -> str:

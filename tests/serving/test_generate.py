@@ -1,0 +1,72 @@
+"""`ctsm generate`: order, fields and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctsm.cli.main import main
+from ctsm.evaluation.replies import read_replies
+from ctsm.serving.responder import Responder
+
+LINES = [
+    {
+        "context": ["I am afraid of the dog and I have been all week, nobody is here."],
+        "reference": "Oh no.",
+        "emotion": "afraid",
+    },
+    {"context": ["I am fine."], "id": "b", "conversation_id": "talk"},
+    {"context": ["A dog chased me.", "Are you hurt?", "I am fine."], "id": "c"},
+]
+
+
+def write(path: Path, lines: list[object]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_replies_come_in_the_order_of_the_input(model_directory: Path, responder: Responder, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", LINES)
+    assert (
+        main(["generate", str(model_directory), str(source), "-o", str(tmp_path / "out.jsonl"), "--max-tokens", "6"])
+        == 0
+    )
+    replies = read_replies(tmp_path / "out.jsonl")
+    assert [reply.id for reply in replies] == ["1", "b", "c"]
+    assert [reply.conversation_id for reply in replies] == ["1", "talk", "c"]
+    assert (replies[0].reference, replies[0].emotion, replies[1].emotion) == ("Oh no.", "afraid", None)
+    for line, reply in zip(LINES, replies, strict=True):
+        expected = responder.respond(line["context"], max_tokens=6)
+        assert (reply.reply, reply.reply_tokens, reply.predicted) == (expected.text, expected.tokens, expected.emotion)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"text": "hi"}], 'in.jsonl, line 1: "context" is not a list of texts'),
+        ([LINES[1], {"context": "hi"}], 'in.jsonl, line 2: "context" is not a list of texts'),
+        ([{"context": []}], "in.jsonl, line 1: the conversation is empty"),
+        ([{"context": ["hi", "hello"]}], "in.jsonl, line 1: the last of 2 turns is the listener's"),
+        ([{"context": [""]}], "in.jsonl, line 1: turn 1 of the conversation holds no words"),
+        ([{"context": ["hi"], "id": 3}], 'in.jsonl, line 1: "id" is not a text'),
+        ([LINES[1], LINES[1]], "the id 'b' is used twice"),
+        ([], "in.jsonl: holds no context"),
+        (["hi"], "in.jsonl, line 1: not a JSON object"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[object], message: str
+) -> None:
+    source = write(tmp_path / "in.jsonl", lines)
+    assert main(["generate", str(model_directory), str(source), "-o", str(tmp_path / "out.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_length_limit_below_one_is_refused(model_directory: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", LINES)
+    assert main(["generate", str(model_directory), str(source), "-o", str(tmp_path / "o"), "--max-tokens", "0"]) == 2

@@ -1,0 +1,149 @@
+"""The Python API: replies, emotions and maps for any conversation, and clear refusals."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ctsm
+from ctsm.corpus.emotions import EMOTIONS
+from ctsm.corpus.sample import sample_path
+from ctsm.errors import CtsmError
+from ctsm.knowledge.inference import RELATIONS
+from ctsm.serving.responder import MAX_CONTEXT, Responder
+from ctsm.text.detokenise import detokenise
+from ctsm.text.tokenise import tokenise
+
+
+def lexicon() -> dict[str, tuple[float, float, float]]:
+    lines = sample_path("vad").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    return {word: (float(v), float(a), float(d)) for word, v, a, d in rows}
+
+
+def test_a_response_has_everything_promised(responder: Responder) -> None:
+    turns = ["A big dog chased me.", "Oh no, are you hurt?", "I am fine, but afraid of it."]
+    response = responder.respond(turns, max_tokens=7)
+    assert len(response.tokens) <= 7
+    assert response.text == detokenise(response.tokens)
+    assert set(response.probabilities) == set(EMOTIONS)
+    assert math.isclose(sum(response.probabilities.values()), 1.0, rel_tol=1e-5)
+    assert response.emotion == max(response.probabilities, key=response.probabilities.__getitem__)
+    assert [name for name, _ in response.top_emotions(3)][0] == response.emotion
+    assert set(response.inferences) == set(RELATIONS)
+    assert not response.truncated
+
+
+def test_every_context_token_carries_its_maps(responder: Responder) -> None:
+    turns = ["A big dog chased me.", "Oh no, are you hurt?", "I am fine, but zorgled by it."]
+    response = responder.respond(turns)
+    words = [token for turn in turns for token in tokenise(turn)]
+    roles = [role for turn, role in zip(turns, ("speaker", "listener", "speaker"), strict=True) for _ in tokenise(turn)]
+    assert [token.token for token in response.context_tokens] == words
+    assert [token.role for token in response.context_tokens] == roles
+    values = lexicon()
+    known_to_model = set(responder.bundle.vocabulary.words)
+    for token in response.context_tokens:
+        expected = values.get(token.token) if token.token in known_to_model else None
+        assert token.in_lexicon == (expected is not None)
+        assert token.trait == (None if expected is None else pytest.approx(expected))
+        assert len(token.inclination) == len(token.state) == 32
+        assert all(-1.0001 <= value <= 1.0001 for value in token.inclination)
+        assert math.isclose(sum(token.state), 1.0, rel_tol=1e-5)
+
+
+def test_batched_replies_equal_single_ones(responder: Responder) -> None:
+    conversations = [
+        ["I am fine."],
+        ["A big dog chased me today and nobody was there to help.", "Oh no!", "I am afraid of it."],
+        ["Nobody called me this week."],
+    ]
+    together = responder.respond_batch(conversations, max_tokens=9)
+    for conversation, response in zip(conversations, together, strict=True):
+        alone = responder.respond(conversation, max_tokens=9)
+        assert response.tokens == alone.tokens
+        assert response.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([], "the conversation is empty"),
+        (["Hello.", "Hi."], "the last of 2 turns is the listener's"),
+        (["  \n "], "turn 1 of the conversation holds no words"),
+        (["Hello.", "", "Hi."], "turn 2 of the conversation holds no words"),
+        (["\x00\u200b"], "turn 1 of the conversation holds no words"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_one_sentence(
+    responder: Responder, turns: list[str], message: str
+) -> None:
+    with pytest.raises(CtsmError) as refusal:
+        responder.respond(turns)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zxq wvk blorf",  # only words it has never seen
+        "\U0001f600\U0001f62d\u200d\u2764\ufe0f",
+        "a\x00b\x07c\x1b[31md",
+        "''''``\"\" ... !!! ?",
+        "\ud83d is half a character",
+        "UNK PAD EOS CLS",
+    ],
+)
+def test_odd_input_still_gets_a_reply(responder: Responder, text: str) -> None:
+    response = responder.respond([text], max_tokens=5)
+    assert isinstance(response.text, str)
+    assert len(response.probabilities) == 32
+
+
+def test_five_thousand_words_are_cut_to_the_last_ones(responder: Responder) -> None:
+    words = random.Random(1).choices(["dog", "fine", "afraid", "week", "and"], k=5_000)
+    response = responder.respond([" ".join(words)], max_tokens=3)
+    assert response.truncated
+    assert [token.token for token in response.context_tokens] == words[-(MAX_CONTEXT - 1) :]
+
+
+@settings(max_examples=30, deadline=None)
+@given(text=st.text(max_size=60))
+def test_any_text_is_answered_or_refused(responder: Responder, text: str) -> None:
+    try:
+        response = responder.respond([text], max_tokens=3)
+    except CtsmError as refusal:
+        assert "holds no words" in str(refusal)
+    else:
+        assert len(response.context_tokens) > 0
+
+
+def test_an_unknown_word_can_be_copied(responder: Responder) -> None:
+    """With the copy gate forced open every word said is a context word, unknown ones included."""
+    gate = responder.bundle.model.generator.gate
+    kept = gate.bias.detach().clone()
+    try:
+        gate.bias.data.fill_(-200.0)
+        response = responder.respond(["zorgle"], max_tokens=4)
+    finally:
+        gate.bias.data.copy_(kept)
+    assert set(response.tokens) <= {"zorgle"}
+    assert len(response.tokens) == 4
+
+
+def test_a_model_directory_is_portable(model_directory: Path, tmp_path: Path, responder: Responder) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(model_directory, moved)
+    turns = ["Nobody called me this week."]
+    assert ctsm.load(moved).respond(turns) == responder.respond(turns)
+
+
+def test_loading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CtsmError, match="not a model or run directory"):
+        ctsm.load(tmp_path)
