@@ -22,8 +22,8 @@ CONFIG = Path(__file__).parents[2] / "configs" / "sample.yaml"
 TINY = ["--options.size", "16", "--options.depth", "8", "--options.filter_size", "8", "--options.fusion_size", "12"]
 SHORT = ["--training.iterations", "24", "--training.evaluate_every", "12", "--training.evaluate_from", "12"]
 ISSUE_KEYS = (
-    "model variant seed split n acc ppl_example ppl_token target_tokens dist1 dist2 bleu4 decoder max_tokens vocabulary "
-    "vectors inferences precision iterations checkpoint_step selected_on data_fingerprint commit device train_seconds"
+    "model variant seed split n acc ppl_example ppl_token target_tokens dist1 dist2 bleu4 decoder max_tokens "
+    "vocabulary vectors inferences precision iterations checkpoint_step selected_on data_fingerprint commit device train_seconds"
 ).split()
 
 
@@ -99,7 +99,8 @@ def test_a_finished_run_is_not_trained_again(work: Path, capsys: pytest.CaptureF
 
 def test_evaluating_with_other_data_is_refused(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = str(tmp_path / "other")
-    assert main(["prepare", "--dialogues", "sample", "--vector-size", "16", "--vocabulary", "train", "--out", other]) == 0
+    options = ["--dialogues", "sample", "--vector-size", "16", "--vocabulary", "train"]
+    assert main(["prepare", *options, "--out", other]) == 0
     assert main(["evaluate", str(work / "run"), "--data", other]) == 2
     assert "has another vocabulary than" in capsys.readouterr().err
 
@@ -135,7 +136,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_inputs_are_one_sentence_and_leave_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

@@ -70,8 +70,8 @@ def _explain(console: Console, response: Response | None) -> None:
         table.add_row(Text(token.token), _trait(token), inclination, state)
     console.print(table)
     console.print(
-        "Trait is the lexicon's valence, arousal and dominance; the inclination hardly depends on the context, the state "
-        "does.",
+        "Trait is the lexicon's valence, arousal and dominance. "
+        "The inclination hardly depends on the context, the state does.",
         style="dim",
     )
     for relation, phrases in response.inferences.items():
