@@ -63,9 +63,9 @@ class Context:
     Attributes:
         memory: what the decoder attends to [B, S, D'].
         real: mask of the memory's positions [B, S].
-        source: what may be copied, or None for a model that does not copy.
+        source: what may be copied.
         start: embedding of the decoder's first input [B, D].
-        emotion_logits: [B, E], or None for a model that does not classify.
+        emotion_logits: [B, E].
         perception: the emotion maps, where asked for and where the model has them.
     """
 
@@ -130,7 +130,7 @@ class EmpatheticModel(nn.Module, ABC):
         Args:
             words: extended word ids [B, T] that follow what the cache holds. At the very start the model puts the
                 context's start embedding before them, so [B, 0] gives the state that predicts the first word.
-            context: from `encode`.
+            context: from `encode`; all its rows take part in the first step, later ones may be any selection.
             cache: from `start_decoding`.
         """
 

@@ -33,6 +33,8 @@ from ctsm.nn.losses import FrequencyWeights, Negatives, before_first_end, contra
 from ctsm.nn.masking import masked_mean, masked_softmax
 from ctsm.nn.pointer import CopySource, PointerGenerator
 from ctsm.nn.positions import Positions
+from ctsm.nn.precision import Linear
+from ctsm.options import check_options
 from ctsm.text.vocabulary import CLS, EOS, PAD, SOS
 
 EMOTIONS = 32
@@ -83,7 +85,8 @@ class CTSMOptions:
     contrastive_negatives: Negatives = "both_views"
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built."""
+        """Refuse values that cannot be built or make no sense."""
+        check_options(self, "options")
         for name in ("size", "layers", "heads", "depth", "filter_size", "semantic_size", "fusion_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; it must be at least 1")
@@ -91,6 +94,9 @@ class CTSMOptions:
             raise ValueError(f"options.depth ({self.depth}) must be a multiple of options.heads ({self.heads})")
         if self.temperature <= 0:
             raise ValueError(f"options.temperature is {self.temperature}; it must be greater than 0")
+        for name in ("emotion_weight", "generation_weight", "contrastive_weight", "diversity_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"options.{name} is {getattr(self, name)}; it must not be negative")
 
 
 class Fusion(nn.Module):
@@ -104,9 +110,9 @@ class Fusion(nn.Module):
         self.cognitive = Refiner(options.size, sizes)
         self.affective = Refiner(options.size, sizes)
         self.mlp = nn.Sequential(
-            nn.Linear(5 * options.size, options.fusion_size, bias=False),
+            Linear(5 * options.size, options.fusion_size, bias=False),
             nn.ReLU(),
-            nn.Linear(options.fusion_size, options.size, bias=False),
+            Linear(options.fusion_size, options.size, bias=False),
         )
 
     def forward(self, context_BSD: Tensor, knowledge_BKD: Tensor, real_BS: Tensor) -> Tensor:
@@ -125,10 +131,10 @@ class EmotionHead(nn.Module):
         super().__init__()
         self.pool = pool
         if pool != "sum":
-            self.inner = nn.Linear(size, size)
-            self.attention = nn.Linear(size, 1 if pool == "attention" else size, bias=False)
-        self.hidden = nn.Linear(size, size)
-        self.output = nn.Linear(size, EMOTIONS)
+            self.inner = Linear(size, size)
+            self.attention = Linear(size, 1 if pool == "attention" else size, bias=False)
+        self.hidden = Linear(size, size)
+        self.output = Linear(size, EMOTIONS)
 
     def forward(self, x_BSF: Tensor, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
         """Return emotion logits [B, E] of a sequence [B, S, F] with word intensities [B, S]."""
@@ -205,9 +211,9 @@ class CTSM(EmpatheticModel):
         if options.fusion_sharing == "all":
             self.teacher_fusion = self.student_fusion
         # 3.4 trait and state emotions
-        self.condense = nn.Linear(size, options.semantic_size, bias=False)
-        self.label_map = nn.Linear(size, size)
-        self.word_map = nn.Linear(size, size)
+        self.condense = Linear(size, options.semantic_size, bias=False)
+        self.label_map = Linear(size, size)
+        self.word_map = Linear(size, size)
         self.trait_encoder = Encoder(trait_size, trait_size, sizes)
         self.state_encoder = Encoder(state_size, state_size, sizes)
         # 3.5 emotion guidance
@@ -218,7 +224,7 @@ class CTSM(EmpatheticModel):
         self.decoder = Decoder(size, memory_size, sizes)
         self.generator = PointerGenerator(size, vocabulary_size)
         self.reply_encoder = Encoder(size, size, sizes)
-        self.emotion_view = nn.Linear(trait_size + state_size, size)
+        self.emotion_view = Linear(trait_size + state_size, size)
         self.diversity = FrequencyWeights(vocabulary_size)
         self.register_buffer("word_features", torch.zeros(vocabulary_size, 5))
         self.register_buffer("in_lexicon", torch.zeros(vocabulary_size, dtype=torch.bool))
@@ -227,6 +233,8 @@ class CTSM(EmpatheticModel):
 
     def install(self, tables: WordTables) -> None:
         """Fill the embedding and the per-word features (V, A, D, IDF, intensity)."""
+        if tables.labels.shape != self.label_ids.shape:
+            raise ValueError(f"there are {tables.labels.numel()} emotion words, not {EMOTIONS}")
         default = torch.tensor(VAD_DEFAULTS[self.options.vad_default])
         vad = torch.where(tables.in_lexicon[:, None], tables.vad, default)
         with torch.no_grad():

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctsm.nn.precision import Linear
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2) without biases.
@@ -22,10 +24,10 @@ class MultiHeadAttention(nn.Module):
         if depth % heads:
             raise ValueError(f"attention depth {depth} is not a multiple of the number of heads {heads}")
         self.heads = heads
-        self.query = nn.Linear(query_size, depth, bias=False)
-        self.key = nn.Linear(memory_size, depth, bias=False)
-        self.value = nn.Linear(memory_size, depth, bias=False)
-        self.output = nn.Linear(depth, query_size, bias=False)
+        self.query = Linear(query_size, depth, bias=False)
+        self.key = Linear(memory_size, depth, bias=False)
+        self.value = Linear(memory_size, depth, bias=False)
+        self.output = Linear(depth, query_size, bias=False)
 
     def keys_values(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Project a memory once: keys and values [B, H, S, depth / H]."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctsm.nn.precision import linear
+
 WIDTH = 3
 
 
@@ -36,7 +38,7 @@ class Convolution(nn.Module):
         outputs, inputs, _ = self.weight.shape
         length = x_BTC.shape[1] + left + right - (WIDTH - 1)
         if inputs >= outputs:
-            taps = x_BTC @ self.weight.permute(1, 2, 0).reshape(inputs, WIDTH * outputs)
+            taps = linear(x_BTC, self.weight.permute(2, 0, 1).reshape(WIDTH * outputs, inputs))
             if real_BT1 is not None:
                 taps = taps * real_BT1
             taps = F.pad(taps, (0, 0, left, right))
@@ -46,7 +48,7 @@ class Convolution(nn.Module):
             x_BTC = x_BTC * real_BT1
         padded = F.pad(x_BTC, (0, 0, left, right))
         windows = torch.cat([padded[:, k : k + length] for k in range(WIDTH)], dim=-1)
-        return F.linear(windows, self.weight.transpose(1, 2).reshape(outputs, WIDTH * inputs), self.bias)
+        return linear(windows, self.weight.transpose(1, 2).reshape(outputs, WIDTH * inputs), self.bias)
 
 
 class ConvolutionalFeedForward(nn.Module):

@@ -12,6 +12,7 @@ from ctsm.nn.convolution import ConvolutionalFeedForward
 from ctsm.nn.encoder import BlockSizes
 from ctsm.nn.masking import MASKED, attention_bias
 from ctsm.nn.positions import Positions
+from ctsm.nn.precision import Linear
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Decoder(nn.Module):
 
     def __init__(self, size: int, memory_size: int, sizes: BlockSizes) -> None:
         super().__init__()
-        self.projection = nn.Linear(size, size, bias=False)
+        self.projection = Linear(size, size, bias=False)
         self.positions = Positions(size)
         self.layers = nn.ModuleList(DecoderLayer(size, memory_size, sizes) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(size)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctsm.nn.attention import MultiHeadAttention
 from ctsm.nn.convolution import ConvolutionalFeedForward
 from ctsm.nn.masking import attention_bias
 from ctsm.nn.positions import Positions
+from ctsm.nn.precision import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     def __init__(self, input_size: int, size: int, sizes: BlockSizes, positions: bool = True) -> None:
         super().__init__()
-        self.projection = nn.Linear(input_size, size, bias=False)
+        self.projection = Linear(input_size, size, bias=False)
         self.positions = Positions(size) if positions else None
         self.layers = nn.ModuleList(EncoderLayer(size, sizes) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(size)
@@ -96,8 +96,8 @@ class Refiner(nn.Module):
         """Refine the context [B, S, D] once for each of K knowledge vectors [B, K, D]: [B, K, S, D]."""
         size = context_BSD.shape[-1]
         weight = self.encoder.projection.weight
-        from_context = F.linear(context_BSD, weight[:, :size])
-        from_knowledge = F.linear(knowledge_BKD, weight[:, size:])
+        from_context = linear(context_BSD, weight[:, :size])
+        from_knowledge = linear(knowledge_BKD, weight[:, size:])
         projected = from_context[:, None] + from_knowledge[:, :, None]
         relations = knowledge_BKD.shape[1]
         refined = self.encoder.encode_projected(

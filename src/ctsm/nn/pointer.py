@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctsm.nn.masking import MASKED
+from ctsm.nn.precision import Linear
 
 
 class Scored(NamedTuple):
@@ -62,8 +63,8 @@ class PointerGenerator(nn.Module):
 
     def __init__(self, size: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.vocabulary = nn.Linear(size, vocabulary_size)
-        self.gate = nn.Linear(size, 1)
+        self.vocabulary = Linear(size, vocabulary_size)
+        self.gate = Linear(size, 1)
 
     def score(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, target_N: Tensor) -> Scored:
         """Score target words and find the mixture's best words, in one pass over the vocabulary scores.
@@ -80,7 +81,7 @@ class PointerGenerator(nn.Module):
         generated = log_generate - F.nll_loss(log_words_NV, target_N.where(known, 0), reduction="none")
         match_NS = (source.ids == target_N[:, None]) & source.copyable
         copied = match_NS.any(dim=-1)
-        # Both `where`s matter: the inner one keeps the branch that is not taken finite, so its gradient is 0, not NaN.
+        # Where nothing matches, every position counts as a match: the branch that is not taken stays finite.
         copy_term = log_copy + _log_copy_mass(copy_scores_NS, source, match_NS | ~copied[:, None])
         mixed = torch.where(known, torch.logaddexp(generated, copy_term), copy_term)
         alone = generated.masked_fill(~known, float("-inf"))
@@ -110,9 +111,9 @@ class PointerGenerator(nn.Module):
         log_generate, log_copy = self._log_gate(hidden_ND, source)
         vocabulary_NV = log_generate[:, None] + F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
         generated = F.pad(vocabulary_NV, (0, extended_size - vocabulary_NV.shape[-1]), value=float("-inf"))
-        weights = torch.softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1) * source.copyable
-        copied = torch.zeros_like(generated).scatter_add_(1, source.ids.where(source.copyable, 0), weights)
-        return torch.logaddexp(generated, log_copy[:, None] + copied.log())
+        nowhere = torch.full_like(generated, float("-inf"))
+        copied = nowhere.scatter_reduce(1, source.ids, _log_word_mass(copy_scores_NS, source), "amax")
+        return torch.logaddexp(generated, log_copy[:, None] + copied)
 
     def _log_gate(self, hidden_ND: Tensor, source: CopySource) -> tuple[Tensor, Tensor]:
         """Return log g and log(1 - g) [N]; 0 and -inf-like where there is nothing to copy."""
@@ -134,17 +135,24 @@ class PointerGenerator(nn.Module):
         Copying only adds probability, so the best word is either the vocabulary part's best or a source word.
         """
         known_NS = source.ids < log_words_NV.shape[-1]
-        weights = torch.softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1) * source.copyable
-        mass_NS = torch.zeros_like(weights).scatter_add_(1, source.first, weights).gather(1, source.first)
         generated_NS = log_generate[:, None] + log_words_NV.gather(1, source.ids.where(known_NS, 0))
         generated_NS = generated_NS.masked_fill(~known_NS, float("-inf"))
-        mixture_NS = torch.logaddexp(generated_NS, log_copy[:, None] + mass_NS.log())
+        mixture_NS = torch.logaddexp(generated_NS, log_copy[:, None] + _log_word_mass(copy_scores_NS, source))
         copy_value, position = mixture_NS.masked_fill(~allowed_NS, float("-inf")).max(dim=-1)
         word_value, word = log_words_NV.max(dim=-1)
         word_value = word_value + log_generate
         take_copy = copy_value >= word_value
         copied_word = source.ids.gather(1, position[:, None]).squeeze(1)
         return torch.where(take_copy, copied_word, word), torch.where(take_copy, copy_value, word_value)
+
+
+def _log_word_mass(copy_scores_NS: Tensor, source: CopySource) -> Tensor:
+    """Log of the attention mass of the word at each position, over all its occurrences [N, S]; -inf if not copyable."""
+    log_weights = torch.log_softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1)
+    zeros = torch.zeros_like(log_weights)
+    peak = zeros.scatter_reduce(1, source.first, log_weights, "amax", include_self=False).gather(1, source.first)
+    total = zeros.scatter_add(1, source.first, torch.exp(log_weights - peak)).gather(1, source.first)
+    return (peak + total.log()).masked_fill(~source.copyable, float("-inf"))
 
 
 def _log_copy_mass(copy_scores_NS: Tensor, source: CopySource, match_NS: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Matrix products in bf16 where that is asked for and pays, everything else in fp32.
+
+Inside `with bf16_products():` the linear maps below compute forward and backward products in bf16 and return fp32;
+parameters, gradients, sums and the optimiser stay in fp32. This is what torch.autocast does, with two differences that
+decide whether it is faster on a CPU: row counts are rounded up to few values, because oneDNN compiles a kernel for
+every new bf16 shape, and small products are left alone, because there the conversions cost more than they save.
+Which products are large depends on the batch, so this is for training: published scores never use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST = 1 << 21
+"""Multiply-adds below which a product stays in fp32."""
+
+_enabled: ContextVar[bool] = ContextVar("bf16_products", default=False)
+
+
+@contextmanager
+def bf16_products(enabled: bool = True) -> Iterator[None]:
+    """Compute large matrix products of this context in bf16 (their backward products too, wherever they run)."""
+    token = _enabled.set(enabled)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight.T + bias for x [..., inputs] and weight [outputs, inputs], like `F.linear`."""
+    if _enabled.get() and x.numel() * weight.shape[0] >= SMALLEST:
+        product: Tensor = _Bf16Product.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
+        product = product.reshape(*x.shape[:-1], weight.shape[0])
+        return product if bias is None else product + bias
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` whose product follows the precision of the context."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., outputs]."""
+        return linear(x, self.weight, self.bias)
+
+
+def rounded_rows(rows: int) -> int:
+    """Round up to one of eight values per power of two, at least 16: from 128 rows on at most an eighth is wasted."""
+    step = max(16, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
+
+
+class _Bf16Product(torch.autograd.Function):
+    """x [M, I] and weight [O, I] in fp32 to x @ weight.T [M, O] in fp32, multiplied in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor) -> Tensor:
+        rows = x_MI.shape[0]
+        x16, weight16 = _padded_bf16(x_MI), weight_OI.to(torch.bfloat16)
+        ctx.save_for_backward(x16, weight16)
+        return (x16 @ weight16.T)[:rows].float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient_MO,) = gradients
+        x16, weight16 = ctx.saved_tensors
+        gradient16 = _padded_bf16(gradient_MO)
+        x_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = (gradient16 @ weight16)[: gradient_MO.shape[0]].float()
+        if ctx.needs_input_grad[1]:
+            weight_gradient = (gradient16.T @ x16).float()
+        return x_gradient, weight_gradient
+
+
+def _padded_bf16(x_MI: Tensor) -> Tensor:
+    """Convert to bf16 with rows of zeros up to the rounded count."""
+    rows = x_MI.shape[0]
+    padded = x_MI.new_empty((rounded_rows(rows), x_MI.shape[1]), dtype=torch.bfloat16)
+    padded[:rows].copy_(x_MI)
+    padded[rows:].zero_()
+    return padded
