@@ -1,0 +1,66 @@
+"""What the documentation and configs/ctsm.yaml say is what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
+
+from ctsm.config import RunConfig, TrainingOptions, read_config
+from ctsm.corpus.sample import sample_path
+from ctsm.models.ctsm import CTSM, CTSMOptions
+
+ROOT = Path(__file__).parent.parent
+CARD = ROOT / "docs" / "models" / "ctsm.md"
+
+
+def test_the_papers_configuration_lists_every_setting_and_is_the_default() -> None:
+    path = ROOT / "configs" / "ctsm.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert list(written["options"]) == [field.name for field in fields(CTSMOptions)]
+    assert list(written["training"]) == [field.name for field in fields(TrainingOptions)]
+    assert read_config(path, []) == RunConfig("ctsm", "", CTSMOptions(), TrainingOptions())
+
+
+def test_parameter_counts_of_the_model_card() -> None:
+    text = CARD.read_text(encoding="utf-8")
+    section = text[text.index("## Parameters") : text.index("## What is faithful")]
+    rows = re.findall(r"\| `(\w+)`(?:, `(\w+)`)?[^|]*\| ([\d,]+)", section)
+    printed = {name: int(count.replace(",", "")) for first, second, count in rows for name in (first, second) if name}
+    counted: Counter[str] = Counter()
+    for name, parameter in CTSM(CTSMOptions(), 23_712).named_parameters():
+        counted[name.split(".")[0]] += parameter.numel()
+    assert printed == dict(counted)
+    assert f"**{sum(counted.values()):,}**" in section
+
+
+def test_every_option_of_the_register_is_an_option_of_the_model() -> None:
+    text = CARD.read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| A\d+ .*\| `(\w+)` \|$", text, re.MULTILINE))
+    assert named == {"fusion_sharing", "vad_default", "emotion_pool", "decoder_memory", "contrastive_negatives"}
+    assert named <= {field.name for field in fields(CTSMOptions)}
+    assert len(re.findall(r"^\| A\d+ \|", text, re.MULTILINE)) == 20
+
+
+def test_the_figure_names_every_equation() -> None:
+    root = ElementTree.parse(ROOT / "docs" / "figures" / "ctsm.svg").getroot()
+    texts = " ".join("".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text"))
+    shown = {int(number) for number in re.findall(r"\((\d+)\)", texts)}
+    for first, last in re.findall(r"\((\d+)\)\u2013\((\d+)\)", texts):
+        shown.update(range(int(first), int(last) + 1))
+    assert set(range(1, 26)) <= shown
+
+
+def test_counts_of_the_sample() -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    lines = {
+        role: sample_path(role).read_text(encoding="utf-8").splitlines() for role in ("dialogues", "vad", "events")
+    }
+    events = {line.split("\t")[0] for line in lines["events"]}
+    assert f"{len(lines['dialogues'])} conversations" in text
+    assert f"dominance of {len(lines['vad']) - 1:,} words" in text
+    assert f"{len(events)} events with {len(lines['events']):,} phrases" in text
