@@ -65,7 +65,7 @@ class TrainingOptions:
             if field.name not in ("seed", "tensorboard") and not 0 < value < math.inf:
                 raise ValueError(f"training.{field.name} is {value}; it must be greater than 0 and finite")
         if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"training.seed is {self.seed}; it must be in 0 .. 2^63 - 1")
+            raise ValueError(f"training.seed is {self.seed}; it must be at least 0 and below 2^63")
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,16 @@ def _parse(values: dict[str, Any], overrides: list[str], source: str, remedy: st
         for group in ("options", "training"):
             if not isinstance(values.get(group, {}), dict):
                 raise ValueError(f"{group} is not a group of settings, one a line below it")
+            for key, value in values.get(group, {}).items():
+                if value is None:
+                    raise ValueError(f"{group}.{key} has no value")
         parsed = parser.parse_object(values) if values else parser.get_defaults()
     with _one_sentence(COMMAND_LINE, remedy):
         parsed = parser.parse_args(overrides, namespace=parsed)
     with _one_sentence(source, remedy):
-        made = parser.instantiate_classes(parsed)
-    return RunConfig(made.model, made.variant, made.options, made.training)
+        return RunConfig(
+            parsed.model, parsed.variant, options(**vars(parsed.options)), TrainingOptions(**vars(parsed.training))
+        )
 
 
 def _named_model(overrides: list[str]) -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,7 +103,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; what stands there becomes `new`."""
+    """Rename `new` to `path`; what stands there becomes `new` or is removed."""
     if not path.exists():
         new.replace(path)
         return
@@ -117,7 +116,7 @@ def _exchange(new: Path, path: Path) -> None:
     except BaseException:
         aside.replace(path)
         raise
-    aside.replace(new)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _swap(first: Path, second: Path) -> bool:
@@ -129,9 +128,17 @@ def _swap(first: Path, second: Path) -> bool:
     return status == 0
 
 
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what writers of `folder/name` left there when they were killed; nobody may be writing it now."""
-    for item in folder.glob(f".{glob.escape(name)}.????????*"):
+def remove_directory(folder: Path) -> None:
+    """Remove a folder whose name must never stand for half of it; what cannot be removed stays as a leftover."""
+    doomed = folder.with_name(f".{folder.name}.obsolete")
+    with suppress(OSError):
+        folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove what killed writers of `folder/names` (a pattern) left there; nobody may be writing there now."""
+    for item in [*folder.glob(f".{names}.????????"), *folder.glob(f".{names}.????????.old")]:
         if item.is_dir():
             shutil.rmtree(item, ignore_errors=True)
         else:

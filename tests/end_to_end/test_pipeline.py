@@ -21,10 +21,11 @@ from ctsm.evaluation.replies import read_replies
 CONFIG = Path(__file__).parents[2] / "configs" / "sample.yaml"
 TINY = ["--options.size", "16", "--options.depth", "8", "--options.filter_size", "8", "--options.fusion_size", "12"]
 SHORT = ["--training.iterations", "24", "--training.evaluate_every", "12", "--training.evaluate_from", "12"]
-ISSUE_KEYS = (
-    "model variant seed split n acc ppl_example ppl_token target_tokens dist1 dist2 bleu4 decoder max_tokens "
-    "vocabulary vectors inferences precision iterations checkpoint_step selected_on data_fingerprint commit device train_seconds"
-).split()
+ISSUE_KEYS = [
+    *("model", "variant", "seed", "split", "n", "acc", "ppl_example", "ppl_token", "target_tokens", "dist1", "dist2"),
+    *("bleu4", "decoder", "max_tokens", "vocabulary", "vectors", "inferences", "precision", "iterations"),
+    *("checkpoint_step", "selected_on", "data_fingerprint", "commit", "device", "train_seconds"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ TERMS = {
     "vad": "NRC-VAD: free for research, not to be redistributed",
     "vectors": "as their publisher says (GloVe: PDDL)",
     "atomic": "ATOMIC: CC BY 4.0",
-    "comet": "COMET-ATOMIC-2020: Apache-2.0",
+    "comet": "COMET-ATOMIC-2020: code Apache-2.0, data CC BY 4.0",
     "file": "those of the source the file was made with",
 }
 RESTRICTED = frozenset({"vad"})
@@ -281,7 +281,7 @@ def _resource(role: str, path: Path) -> dict[str, Any]:
     sample = is_sample(path)
     return {
         "role": role,
-        "file": path.name,
+        "file": path.name or role,  # comet has a place of its own
         "sha256": sha256_of(path) if path.is_file() else None,
         "terms": SAMPLE_TERMS if sample else TERMS[role],
         "restricted": role in RESTRICTED and not sample,

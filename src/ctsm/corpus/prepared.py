@@ -1,7 +1,7 @@
 """The prepared dataset on disk: everything training needs, checked when it is opened.
 
 manifest.json            format version, options, counts, inputs with hashes and terms, fingerprint
-vocabulary.txt           one word a line, special tokens first
+vocabulary.txt           JSON list, one word a line, special tokens first
 words.safetensors        per-word tables
 {train,dev,test}.safetensors   ragged integer arrays
 {train,dev,test}.jsonl   texts and ids of the examples, for replies files and scores
@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 
 from ctsm.corpus.batches import Examples, Ragged
 from ctsm.errors import CtsmError
-from ctsm.files import read_json, require_file, sha256_of
+from ctsm.files import read_json, sha256_of
 from ctsm.knowledge.inference import SOURCE_FILE
 from ctsm.text.vocabulary import Vocabulary
 
@@ -82,7 +82,7 @@ class PreparedData:
             )
         if fingerprint(directory) != self.manifest.get("fingerprint"):
             raise CtsmError(f"{directory}: files differ from the manifest's fingerprint; run `ctsm prepare` again.")
-        require_file(directory / INFERENCES / SOURCE_FILE, "what a prepared dataset keeps of its inference source")
+        _require(directory / INFERENCES / SOURCE_FILE)
         self.vocabulary = Vocabulary.load(directory / VOCABULARY)
 
     @property
@@ -120,8 +120,7 @@ def fingerprint(directory: Path) -> str:
     digest = hashlib.sha256()
     for name in HASHED_FILES:
         path = directory / name
-        if not path.is_file():
-            raise CtsmError(f"{path}: missing from the prepared dataset; run `ctsm prepare` again.")
+        _require(path)
         digest.update(f"{name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
 
@@ -146,6 +145,11 @@ def save_examples(directory: Path, split: str, examples: Examples, texts: Sequen
     with (directory / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
         for text in texts:
             stream.write(json.dumps(vars(text), ensure_ascii=False) + "\n")
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise CtsmError(f"{path}: missing from the prepared dataset; run `ctsm prepare` again.")
 
 
 def _text(record: dict[str, Any]) -> ExampleText:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ctsm.corpus.batches import Examples, sorted_batches
+from ctsm.errors import CtsmError
 from ctsm.models.base import EmpatheticModel
 
 SCORING_BATCH = 32
@@ -38,7 +39,13 @@ class ExampleScores:
 def score_examples(
     model: EmpatheticModel, examples: Examples, batch_size: int = SCORING_BATCH, device: str = "cpu"
 ) -> ExampleScores:
-    """Score every example in evaluation mode (the model stays in it)."""
+    """Score every example in evaluation mode (the model stays in it).
+
+    Raises:
+        CtsmError: the split is empty.
+    """
+    if not len(examples):
+        raise CtsmError("There is no example to score; prepare dialogues that have this split.")
     model.eval()
     count = len(examples)
     nll, tokens = np.zeros(count), np.zeros(count, dtype=np.int64)

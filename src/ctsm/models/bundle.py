@@ -2,7 +2,7 @@
 
 config.json         model name and options, sizes, training facts, the data it was trained on, terms of every resource
 model.safetensors   parameters and per-word tables
-vocabulary.txt      one word a line
+vocabulary.txt      JSON list, one word a line
 inferences/         what the inference source needs for a new utterance
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ctsm.config import RunConfig, config_from_json
+from ctsm.corpus.prepared import INFERENCES, MANIFEST, VOCABULARY
 from ctsm.errors import CtsmError
 from ctsm.files import atomic_directory, read_json, write_json
 from ctsm.knowledge.inference import InferenceSource, load_source
@@ -74,7 +75,7 @@ class Bundle:
 
     def source(self) -> InferenceSource:
         """Open the inference source that comes with the model."""
-        return load_source(self.directory / "inferences")
+        return load_source(self.directory / INFERENCES)
 
 
 def save_bundle(
@@ -85,12 +86,19 @@ def save_bundle(
     data: DataFacts,
     progress: dict[str, Any],
 ) -> None:
-    """Write a model directory atomically; vocabulary and inference source are copied from the prepared dataset."""
+    """Write a model directory atomically; vocabulary and inference source are copied from the prepared dataset.
+
+    Raises:
+        CtsmError: the prepared dataset is no longer the one that `data` describes.
+    """
+    manifest = read_json(prepared_directory / MANIFEST, "the manifest of a prepared dataset")
+    if not isinstance(manifest, dict) or manifest.get("fingerprint") != data.fingerprint:
+        raise CtsmError(f"{prepared_directory}: was prepared anew while in use; prepare as before, then resume.")
     with atomic_directory(directory) as folder:
         # Shared tensors (options that tie modules) are written once under their first name.
-        save_file(distinct_tensors(model), folder / WEIGHTS)
-        shutil.copy(prepared_directory / "vocabulary.txt", folder / "vocabulary.txt")
-        shutil.copytree(prepared_directory / "inferences", folder / "inferences")
+        (folder / WEIGHTS).write_bytes(save(distinct_tensors(model)))
+        shutil.copy(prepared_directory / VOCABULARY, folder / VOCABULARY)
+        shutil.copytree(prepared_directory / INFERENCES, folder / INFERENCES)
         write_json(
             folder / CONFIG,
             {
@@ -116,15 +124,15 @@ def load_bundle(directory: Path, device: torch.device | str = "cpu") -> Bundle:
     config = config_from_json(
         {key: value.get(key) for key in ("model", "variant", "options", "training")}, str(directory)
     )
-    vocabulary = Vocabulary.load(directory / "vocabulary.txt")
+    vocabulary = Vocabulary.load(directory / VOCABULARY)
     model = model_class(config.model)(config.options, len(vocabulary))
     load_weights(model, directory / WEIGHTS)
     model.to(device).eval()
     try:
-        data = DataFacts.of(value["data"])
-    except (KeyError, TypeError) as error:
-        raise CtsmError(f"{directory / CONFIG}: lacks the facts on its data ({error}); train it again.") from None
-    return Bundle(model, vocabulary, config, data, dict(value.get("progress", {})), directory)
+        data, progress = DataFacts.of(value["data"]), dict(value["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CtsmError(f"{directory / CONFIG}: lacks the facts on its training ({error}); train it again.") from None
+    return Bundle(model, vocabulary, config, data, progress, directory)
 
 
 def resolve_directory(directory: Path) -> Path:
@@ -159,13 +167,20 @@ def load_weights(model: EmpatheticModel, path: Path) -> None:
                         raise CtsmError(
                             f"{path}: {name} has shape {tuple(value.shape)}, not {tuple(tensor.shape)}; copy it again."
                         )
-                    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    if value.dtype != tensor.dtype:
+                        raise CtsmError(f"{path}: {name} is {value.dtype}, not {tensor.dtype}; copy it again.")
+                    if not is_finite(value):
                         raise CtsmError(f"{path}: {name} holds numbers that are not finite; use an earlier checkpoint.")
                     tensor.copy_(value)
     except FileNotFoundError:
         raise CtsmError(f"{path}: no such file (the model's weights); copy the model directory again.") from None
     except (OSError, SafetensorError) as error:
         raise CtsmError(f"{path}: cannot read the weights ({error}); copy the model directory again.") from error
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def distinct_tensors(model: EmpatheticModel) -> dict[str, torch.Tensor]:

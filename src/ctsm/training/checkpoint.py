@@ -1,29 +1,32 @@
 """Checkpoints that survive a kill at any moment and are refused when damaged.
 
-A checkpoint is a folder `checkpoints/step-00001000` with model.safetensors, optimizer.safetensors and state.json. It is
-written under a temporary name, synced, hashed and renamed, so under its final name it is whole. The previous one is
-removed only afterwards.
+A checkpoint is a folder `checkpoints/step-00001000` with model.safetensors, optimizer.safetensors, state.json and their
+hashes in SHA256SUMS (the format of `sha256sum -c`). It is written under a temporary name, synced and renamed, so under
+its final name it is whole. The one before it is kept in case the disk damages the newest; older ones are removed.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ctsm.errors import CtsmError
-from ctsm.files import atomic_directory, read_json, sha256_of, write_json
+from ctsm.files import atomic_directory, read_json, remove_directory, sha256_of, write_json
 from ctsm.models.base import EmpatheticModel
 from ctsm.models.bundle import distinct_tensors, load_weights
 
-TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+FILES = (MODEL, OPTIMIZER, STATE)
+SUMS = "SHA256SUMS"
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Progress:
         best_score: best dev score so far (example-averaged perplexity), or None.
         best_iteration: when it was reached.
         stale_evaluations: evaluations since then.
-        train_seconds: wall time spent in training steps and evaluations over all sessions.
+        train_seconds: wall time of steps, evaluations and saving over all sessions.
         log_bytes: length of the log when the checkpoint was written; a resumed run cuts it there.
         finished: whether patience or the iteration limit ended the run.
         window: sums of the loss terms since the last log line, and the steps they are over.
@@ -53,18 +56,18 @@ class Progress:
 
 
 def save_checkpoint(run: Path, model: EmpatheticModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write the state after `progress.iteration` steps and remove older checkpoints."""
+    """Write the state after `progress.iteration` steps; of the other checkpoints only the one before it stays."""
     folder = run / "checkpoints" / f"step-{progress.iteration:08d}"
+    random_state = {"random_state": torch.get_rng_state()}
     with atomic_directory(folder) as temporary:
-        save_file(distinct_tensors(model), temporary / TENSOR_FILES[0])
-        save_file(
-            _optimizer_tensors(model, optimizer) | {"random_state": torch.get_rng_state()}, temporary / TENSOR_FILES[1]
-        )
-        hashes = {name: sha256_of(temporary / name) for name in TENSOR_FILES}
-        write_json(temporary / "state.json", {"progress": asdict(progress), "sha256": hashes})
+        (temporary / MODEL).write_bytes(save(distinct_tensors(model)))
+        (temporary / OPTIMIZER).write_bytes(save(_optimizer_tensors(model, optimizer) | random_state))
+        write_json(temporary / STATE, asdict(progress))
+        (temporary / SUMS).write_text("".join(_sum(temporary / name) for name in FILES), encoding="utf-8")
+    earlier = [other for other in checkpoints(run) if other.name < folder.name]
     for other in checkpoints(run):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+        if other.name != folder.name and other not in earlier[-1:]:
+            remove_directory(other)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -72,40 +75,63 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
 
 
-def load_checkpoint(run: Path, model: EmpatheticModel, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(
+    run: Path, model: EmpatheticModel, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, list[CtsmError]]:
     """Restore the newest intact checkpoint into model, optimiser and the random generator.
 
+    Returns:
+        Where the run stands, and what is wrong with newer checkpoints that were passed over.
+
     Raises:
-        CtsmError: there is none, or every one is damaged (the message names the damage).
+        CtsmError: there is none, or every one is damaged (the message names the damage of the newest).
     """
-    problem = f"{run}: has no checkpoint to resume from; start without --resume."
+    damages: list[CtsmError] = []
     for folder in reversed(checkpoints(run)):
         try:
-            progress = _verified_progress(folder)
+            _verify(folder)
+            progress = _read_progress(folder / STATE)
+            load_weights(model, folder / MODEL)
+            _restore_optimizer(model, optimizer, _load_tensors(folder / OPTIMIZER))
         except CtsmError as error:
-            problem = str(error)
-            continue
-        load_weights(model, folder / TENSOR_FILES[0])
-        _restore_optimizer(model, optimizer, _load_tensors(folder / TENSOR_FILES[1]))
-        return progress
-    raise CtsmError(problem)
+            damages.append(error)
+        else:
+            return progress, damages
+    raise damages[0] if damages else CtsmError(f"{run}: has no checkpoint to resume from; start without --resume.")
 
 
-def _verified_progress(folder: Path) -> Progress:
-    """Check a checkpoint's hashes and return its progress."""
-    state: dict[str, Any] = read_json(folder / "state.json", "the state of a checkpoint")
-    for name in TENSOR_FILES:
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != state["sha256"].get(name):
-            raise CtsmError(f"{path}: damaged or truncated; remove {folder.name} and train again from the start.")
-    return Progress(**state["progress"])
+def _verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its hash."""
+    try:
+        stored = (folder / SUMS).read_bytes()
+        sums = [_sum(folder / name).encode() for name in FILES]
+    except OSError as error:
+        raise CtsmError(f"{folder}: cannot read the checkpoint ({error}); start again in another folder.") from None
+    if stored != b"".join(sums):
+        damaged = [name for name, line in zip(FILES, sums, strict=True) if line not in stored] or [SUMS]
+        raise CtsmError(
+            f"{folder / damaged[0]}: damaged or truncated ({SUMS} does not fit); start again in another folder."
+        )
+
+
+def _sum(path: Path) -> str:
+    """Return a file's line in SHA256SUMS."""
+    return f"{sha256_of(path)}  {path.name}\n"
+
+
+def _read_progress(path: Path) -> Progress:
+    state: Any = read_json(path, "the state of a checkpoint")
+    try:
+        return Progress(**state)
+    except TypeError as error:
+        raise CtsmError(f"{path}: of another version ({error}); start again in another folder.") from None
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CtsmError(f"{path}: cannot read the checkpoint ({error}); remove it and resume again.") from error
+        raise CtsmError(f"{path}: cannot read the checkpoint ({error}); start again in another folder.") from error
     return tensors
 
 
@@ -119,8 +145,10 @@ def _optimizer_tensors(model: EmpatheticModel, optimizer: torch.optim.Optimizer)
 
 
 def _restore_optimizer(model: EmpatheticModel, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    torch.set_rng_state(tensors.pop("random_state"))
+    """Give each parameter its state, as copies: the tensors themselves are views of a file that will be removed."""
+    torch.set_rng_state(tensors.pop("random_state").clone())
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("/")
-        optimizer.state[parameters[parameter]][key] = value
+        owner = parameters[parameter]
+        optimizer.state[owner][key] = torch.empty_like(value, device=owner.device).copy_(value)

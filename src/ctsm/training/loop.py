@@ -21,15 +21,16 @@ from ctsm.corpus.prepared import PreparedData
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
-from ctsm.files import read_json, write_json
+from ctsm.files import exclusive, read_json, remove_leftovers, write_json
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, WordTables
-from ctsm.models.bundle import DataFacts, save_bundle
+from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
 from ctsm.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from ctsm.training.reporter import Reporter
+from ctsm.training.reporter import Reporter, tensorboard_writer
 from ctsm.training.schedule import noam_rate
 
 ADAM = {"betas": (0.9, 0.98), "eps": 1e-9}
+RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,29 @@ def train(config: RunConfig, data_directory: Path, run: Path, resume: bool, devi
     SIGINT and SIGTERM end the run after the current step with a checkpoint.
 
     Raises:
-        CtsmError: the run exists and `resume` is False, there is nothing to resume, or configuration and data differ.
+        CtsmError: the run exists and `resume` is False, configuration or data differ from the run's, every checkpoint
+            is damaged, another process works on the run, the data cannot be trained on, or the training diverged.
     """
+    training = config.training
     data = PreparedData(data_directory)
-    _open_run(run, config, data, resume)
+    _check_run(run, config, data, resume)
+    if training.tensorboard:
+        tensorboard_writer()  # a missing extra shows before anything is written
     model = build_model(config, data).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
-    progress = load_checkpoint(run, model, optimizer) if resume and checkpoints(run) else Progress()
-    if progress.finished and progress.iteration < config.training.iterations and not _out_of_patience(config, progress):
-        progress.finished = False  # the iteration limit was raised
-    trainer = _Trainer(config, data, run, model, optimizer, progress, device)
-    with (
-        Reporter(
-            run, config.training.iterations, progress.iteration, progress.log_bytes, config.training.tensorboard
-        ) as reporter,
-        _signals() as caught,
-    ):
-        trainer.run_until_done(reporter, caught)
+    run.mkdir(parents=True, exist_ok=True)
+    with exclusive(run):
+        _remove_leftovers(run)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
+        progress, damages = load_checkpoint(run, model, optimizer) if checkpoints(run) else (Progress(), [])
+        _apply_limits(run, config, progress)
+        write_json(run / RUN, _facts(config, data))
+        with (
+            Reporter(run, training.iterations, progress.iteration, progress.log_bytes, training.tensorboard) as report,
+            _signals() as caught,
+        ):
+            for damage in damages:
+                report.say(f"an earlier checkpoint is used: {damage}")
+            _Trainer(config, data, run, model, optimizer, progress, device).run_until_done(report, caught)
     return Outcome(progress, caught[0] if caught else None)
 
 
@@ -101,6 +108,7 @@ class _Trainer:
     optimizer: torch.optim.Optimizer
     progress: Progress
     device: str
+    clock: float = 0.0
 
     def run_until_done(self, reporter: Reporter, caught: list[int]) -> None:
         """Step, log, evaluate and save until finished or interrupted."""
@@ -108,27 +116,33 @@ class _Trainer:
         batches = _batches(self.data.examples("train"), self.config, progress.iteration)
         dev = self.data.examples("dev")
         window = _Window(progress, self.device)
+        saved = progress.iteration
         self.model.train()
-        clock = time.perf_counter()
+        self.clock = time.perf_counter()
         while not progress.finished and not caught:
             terms = self._step(next(batches).to(self.device))
             progress.iteration += 1
             window.add(terms)
             reporter.advance(progress.iteration)
-            now = time.perf_counter()
-            progress.train_seconds += now - clock
-            clock = now
+            self._tick()
             if progress.iteration % training.log_every == 0:
                 values = window.means() | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
                 reporter.record("train", progress.iteration, values, progress.train_seconds)
-            evaluated = progress.iteration % training.evaluate_every == 0
             progress.finished = progress.iteration >= training.iterations
-            if evaluated or progress.finished:
+            evaluate = progress.finished or progress.iteration % training.evaluate_every == 0
+            if evaluate:
                 self._evaluate(dev, reporter)
-            if evaluated or progress.finished or progress.iteration % training.checkpoint_every == 0:
+            if evaluate or progress.iteration % training.checkpoint_every == 0:
                 self._save(window, reporter)
-        if caught:
+                saved = progress.iteration
+        if saved != progress.iteration:
             self._save(window, reporter)
+
+    def _tick(self) -> None:
+        """Add the time since the last call to the run's."""
+        now = time.perf_counter()
+        self.progress.train_seconds += now - self.clock
+        self.clock = now
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms without waiting for the device."""
@@ -144,8 +158,8 @@ class _Trainer:
 
     def _evaluate(self, dev: Examples, reporter: Reporter) -> None:
         """Score dev, keep the model if it is the best so far, count patience."""
+        self._require_finite()
         progress = self.progress
-        started = time.perf_counter()
         scores = score_examples(self.model, dev, device=self.device)
         self.model.train()
         values = {
@@ -153,7 +167,7 @@ class _Trainer:
             "ppl_example": perplexity_by_example(scores.nll, scores.tokens),
             "ppl_token": perplexity_by_token(scores.nll, scores.tokens),
         }
-        progress.train_seconds += time.perf_counter() - started
+        self._tick()
         reporter.record("dev", progress.iteration, values, progress.train_seconds)
         if progress.iteration < self.config.training.evaluate_from and not progress.finished:
             return
@@ -170,9 +184,19 @@ class _Trainer:
                 reporter.say(f"no improvement in {progress.stale_evaluations} evaluations: stopping")
 
     def _save(self, window: _Window, reporter: Reporter) -> None:
+        self._require_finite()
         self.progress.log_bytes = reporter.sync()
         window.store()
         save_checkpoint(self.run, self.model, self.optimizer, self.progress)
+
+    def _require_finite(self) -> None:
+        """Refuse to keep a model that has diverged: the last good checkpoint and best model stay."""
+        for name, tensor in distinct_tensors(self.model).items():
+            if not is_finite(tensor):
+                raise CtsmError(
+                    f"{self.run}: the training diverged before iteration {self.progress.iteration} ({name} is not "
+                    "finite); start another run with a lower training.rate_factor."
+                )
 
 
 class _Window:
@@ -222,22 +246,52 @@ def _out_of_patience(config: RunConfig, progress: Progress) -> bool:
     return progress.stale_evaluations >= config.training.patience
 
 
-def _open_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) -> None:
-    """Create the run directory, or check that a resumed run has the same configuration and data."""
-    path = run / "run.json"
-    facts: dict[str, Any] = {"config": config.to_json(), "data_fingerprint": data.fingerprint}
-    if path.is_file():
-        if not resume:
-            raise CtsmError(f"{run}: holds a training run already; add --resume to go on or choose another --out.")
-        stored = read_json(path, "the description of a run")
-        if stored["data_fingerprint"] != data.fingerprint:
-            raise CtsmError(f"{run}: was started on other data than {data.directory}; give the same --data to resume.")
-        if _without_limits(stored["config"]) != _without_limits(facts["config"]):
-            raise CtsmError(f"{run}: was started with another configuration; use the same one to resume.")
-    elif run.exists() and (run.is_file() or any(run.iterdir())):
-        raise CtsmError(f"{run}: exists and is not a training run; choose another --out.")
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(path, facts)
+def _facts(config: RunConfig, data: PreparedData) -> dict[str, Any]:
+    """Describe a run: what a resumed one must agree with."""
+    return {"config": config.to_json(), "data_fingerprint": data.fingerprint}
+
+
+def _check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) -> None:
+    """Check that a run can start, or that a resumed run has the same configuration and data; writes nothing."""
+    for split in ("train", "dev"):
+        if not len(data.examples(split)):
+            raise CtsmError(f"{data.directory}: has no {split} example; prepare dialogues with a {split} split.")
+    path = run / RUN
+    if not path.is_file():
+        # a process killed at the very start may have left the beginning of run.json
+        if run.is_file() or (run.exists() and any(not item.name.startswith(f".{RUN}.") for item in run.iterdir())):
+            raise CtsmError(f"{run}: exists and is not a training run; choose another --out.")
+        return
+    if not resume:
+        raise CtsmError(f"{run}: holds a training run already; add --resume to go on or choose another --out.")
+    stored, facts = read_json(path, "the description of a run"), _facts(config, data)
+    try:
+        same_data = stored["data_fingerprint"] == facts["data_fingerprint"]
+        same_config = _without_limits(stored["config"]) == _without_limits(facts["config"])
+    except (KeyError, TypeError, AttributeError):
+        raise CtsmError(f"{path}: not the description of a run; choose another --out.") from None
+    if not same_data:
+        raise CtsmError(f"{run}: was started on other data than {data.directory}; give the same --data to resume.")
+    if not same_config:
+        raise CtsmError(f"{run}: was started with another configuration; use the same one to resume.")
+
+
+def _apply_limits(run: Path, config: RunConfig, progress: Progress) -> None:
+    """Let a finished run go on whose limits were raised; refuse to stop before where a run stands."""
+    limit = config.training.iterations
+    if progress.iteration < limit and not _out_of_patience(config, progress):
+        progress.finished = False
+    elif not progress.finished:
+        raise CtsmError(
+            f"{run}: stands at iteration {progress.iteration} after {progress.stale_evaluations} evaluations without "
+            "improvement; raise --training.iterations or --training.patience to go on."
+        )
+
+
+def _remove_leftovers(run: Path) -> None:
+    """Clear away what a killed process was writing."""
+    for folder, names in ((run, RUN), (run, "best"), (run / "checkpoints", "step-????????")):
+        remove_leftovers(folder, names)
 
 
 def _without_limits(config: dict[str, Any]) -> dict[str, Any]:

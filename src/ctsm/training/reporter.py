@@ -25,7 +25,9 @@ class Reporter:
 
     def __init__(self, run: Path, total: int, iteration: int, log_bytes: int, tensorboard: bool) -> None:
         self._log = _open_log(run / "log.jsonl", log_bytes)
-        self._writer = _open_tensorboard(run / "tensorboard", iteration) if tensorboard else None
+        self._writer: Any = None
+        if tensorboard:
+            self._writer = tensorboard_writer()(str(run / "tensorboard"), purge_step=iteration + 1)
         self._bar = _Bar(total, iteration)
 
     def __enter__(self) -> Self:
@@ -66,17 +68,23 @@ class Reporter:
 
 def _open_log(path: Path, log_bytes: int) -> IO[str]:
     stream = path.open("a+", encoding="utf-8", newline="\n")
-    stream.truncate(log_bytes)
+    if log_bytes < path.stat().st_size:  # a log that somebody shortened is not filled up
+        stream.truncate(log_bytes)
     stream.seek(0, os.SEEK_END)
     return stream
 
 
-def _open_tensorboard(folder: Path, iteration: int) -> Any:
+def tensorboard_writer() -> Any:
+    """Import the class that writes TensorBoard files.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("train", "writing TensorBoard logs (or set training.tensorboard to false)") from None
-    return SummaryWriter(str(folder), purge_step=iteration + 1)
+    return SummaryWriter
 
 
 class _Bar:

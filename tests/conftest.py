@@ -1,0 +1,65 @@
+"""Shared fixtures: a tiny prepared dataset and a run on it that takes seconds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from ctsm.config import RunConfig, TrainingOptions
+from ctsm.corpus.prepare import PrepareOptions, prepare
+from ctsm.corpus.sample import sample_path
+from ctsm.models.ctsm import CTSMOptions
+
+# How long an example takes depends on what else the machine does; no test is about time.
+settings.register_profile("ctsm", deadline=None)
+settings.load_profile("ctsm")
+
+SLICE = {"train": 24, "dev": 6, "test": 4}
+
+
+@pytest.fixture(scope="session")
+def tiny_dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file with the first conversations of each split of the packaged sample."""
+    path = tmp_path_factory.mktemp("dialogues") / "tiny.jsonl"
+    taken: Counter[str] = Counter()
+    with path.open("w", encoding="utf-8") as stream:
+        for line in sample_path("dialogues").read_text(encoding="utf-8").splitlines():
+            split = json.loads(line)["split"]
+            if taken[split] < SLICE[split]:
+                taken[split] += 1
+                stream.write(line + "\n")
+    assert taken == SLICE
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny prepared directory: vectors of width 16, the sample's lexicon and events. Read it only."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(PrepareOptions(str(tiny_dialogues), vad="sample", vector_size=16, inferences="atomic:sample"), out)
+    return out
+
+
+@pytest.fixture
+def tiny_config() -> RunConfig:
+    """A CTSM of width 16 and 12 steps: an evaluation every 4, a checkpoint every 3, a log line every 2."""
+    options = CTSMOptions(size=16, depth=8, filter_size=8, semantic_size=4, fusion_size=24)
+    training = TrainingOptions(
+        batch_size=4,
+        iterations=12,
+        warmup=10,
+        rate_factor=0.2,
+        evaluate_every=4,
+        evaluate_from=4,
+        patience=50,
+        checkpoint_every=3,
+        log_every=2,
+        pool=3,
+        seed=7,
+        tensorboard=False,
+    )
+    return RunConfig("ctsm", "", options, training)
