@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ctsm.errors import CtsmError
 from ctsm.models import options_class
+from ctsm.options import check_options
 
 DEFAULT_MODEL = "ctsm"
 COMMAND_LINE = "command line"
@@ -42,6 +43,7 @@ class TrainingOptions:
         log_every: steps between log lines.
         pool: batches that are sorted by length together; larger is faster, smaller is more random.
         seed: of the initial values and the order of examples.
+        precision: fp32, or bf16 for the large matrix products of the training steps (dev is always scored in fp32).
         tensorboard: whether to write TensorBoard logs beside the JSONL log.
     """
 
@@ -56,13 +58,15 @@ class TrainingOptions:
     log_every: int = 50
     pool: int = 100
     seed: int = 42
+    precision: Literal["fp32", "bf16"] = "fp32"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
+        check_options(self, "training")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("seed", "tensorboard") and not 0 < value < math.inf:
+            if field.name not in ("seed", "precision", "tensorboard") and not 0 < value < math.inf:
                 raise ValueError(f"training.{field.name} is {value}; it must be greater than 0 and finite")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"training.seed is {self.seed}; it must be at least 0 and below 2^63")

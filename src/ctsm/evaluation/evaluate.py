@@ -161,7 +161,7 @@ def _record(
         vocabulary=VocabularyInfo(size=len(bundle.vocabulary), kind=str(facts.vocabulary["words_of"])),
         vectors=facts.file_of("vectors"),
         inferences=_inferences(facts.inferences),
-        precision="fp32",
+        precision="fp32" if config.training.precision == "fp32" else f"{config.training.precision} steps, fp32 scores",
         iterations=config.training.iterations,
         checkpoint_step=int(bundle.progress["iteration"]),
         selected_on=SELECTED_ON,

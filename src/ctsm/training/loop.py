@@ -25,6 +25,7 @@ from ctsm.files import exclusive, read_json, remove_leftovers, write_json
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, WordTables
 from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
+from ctsm.nn.precision import bf16_products
 from ctsm.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from ctsm.training.reporter import Reporter, tensorboard_writer
 from ctsm.training.schedule import noam_rate
@@ -150,7 +151,8 @@ class _Trainer:
         rate = noam_rate(self.progress.iteration + 1, self.config.options.size, training.warmup, training.rate_factor)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.model.loss(batch)
+        with bf16_products(training.precision == "bf16"):
+            losses = self.model.loss(batch)
         self.optimizer.zero_grad()
         losses.total.backward()
         self.optimizer.step()
