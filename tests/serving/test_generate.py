@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctsm.cli.main import main
+from ctsm.decoding.options import DecodingOptions
 from ctsm.evaluation.replies import read_replies
 from ctsm.serving.responder import Responder
 
@@ -38,7 +39,7 @@ def test_replies_come_in_the_order_of_the_input(model_directory: Path, responder
     assert [reply.conversation_id for reply in replies] == ["1", "talk", "c"]
     assert (replies[0].reference, replies[0].emotion, replies[1].emotion) == ("Oh no.", "afraid", None)
     for line, reply in zip(LINES, replies, strict=True):
-        expected = responder.respond(line["context"], max_tokens=6)
+        expected = responder.respond(line["context"], DecodingOptions(max_tokens=6))
         assert (reply.reply, reply.reply_tokens, reply.predicted) == (expected.text, expected.tokens, expected.emotion)
 
 
@@ -67,6 +68,40 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_length_limit_below_one_is_refused(model_directory: Path, tmp_path: Path) -> None:
-    source = write(tmp_path / "in.jsonl", LINES)
-    assert main(["generate", str(model_directory), str(source), "-o", str(tmp_path / "o"), "--max-tokens", "0"]) == 2
+def test_decoding_flags_are_obeyed(model_directory: Path, responder: Responder, tmp_path: Path) -> None:
+    """A sampled reply depends on the seed and on the line, not on which lines are answered together."""
+    source, out = write(tmp_path / "in.jsonl", LINES), tmp_path / "out.jsonl"
+    for words, options in (
+        (["--decoder", "beam", "--beam-size", "3", "--length-penalty", "0"], {"beam_size": 3, "length_penalty": 0.0}),
+        (
+            ["--decoder", "sample", "--top-k", "9", "--top-p", "0.9", "--seed", "4"],
+            {"top_k": 9, "top_p": 0.9, "seed": 4},
+        ),
+    ):
+        assert main(["generate", str(model_directory), str(source), "-o", str(out), "--max-tokens", "5", *words]) == 0
+        made = DecodingOptions(method=words[1], max_tokens=5, **options)
+        for line, (content, reply) in enumerate(zip(LINES, read_replies(out), strict=True)):
+            (expected,) = responder.respond_batch([content["context"]], made, seeds=[line])
+            assert reply.reply_tokens == expected.tokens
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-tokens", "0"], "ctsm generate: error: --max-tokens is 0; it must be from 1 to 1,000."),
+        (["--seed", "3"], "ctsm generate: error: --seed is 3, which only the method sample reads;"),
+    ],
+)
+def test_senseless_decoding_is_refused_before_the_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["generate", str(tmp_path / "missing"), "in.jsonl", "-o", str(tmp_path / "o"), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_one_reply_a_context_so_no_n_best(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", str(tmp_path), "in.jsonl", "-o", "o", "--decoder", "beam", "--n-best", "2"])
+    assert stop.value.code == 2

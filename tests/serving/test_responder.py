@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import ctsm
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.sample import sample_path
+from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS
 from ctsm.serving.responder import MAX_CONTEXT, Responder
@@ -29,7 +30,7 @@ def lexicon() -> dict[str, tuple[float, float, float]]:
 
 def test_a_response_has_everything_promised(responder: Responder) -> None:
     turns = ["A big dog chased me.", "Oh no, are you hurt?", "I am fine, but afraid of it."]
-    response = responder.respond(turns, max_tokens=7)
+    response = responder.respond(turns, DecodingOptions(max_tokens=7))
     assert len(response.tokens) <= 7
     assert response.text == detokenise(response.tokens)
     assert set(response.probabilities) == set(EMOTIONS)
@@ -65,11 +66,32 @@ def test_batched_replies_equal_single_ones(responder: Responder) -> None:
         ["A big dog chased me today and nobody was there to help.", "Oh no!", "I am afraid of it."],
         ["Nobody called me this week."],
     ]
-    together = responder.respond_batch(conversations, max_tokens=9)
+    options = DecodingOptions(max_tokens=9)
+    together = responder.respond_batch(conversations, options)
     for conversation, response in zip(conversations, together, strict=True):
-        alone = responder.respond(conversation, max_tokens=9)
+        alone = responder.respond(conversation, options)
         assert response.tokens == alone.tokens
         assert response.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+
+
+def test_beam_search_gives_alternatives(responder: Responder) -> None:
+    turns = ["A big dog chased me."]
+    best = responder.respond(turns, DecodingOptions(method="beam", max_tokens=6))
+    response = responder.respond(turns, DecodingOptions(method="beam", max_tokens=6, n_best=4))
+    assert (best.tokens, best.alternatives) == (response.tokens, ())
+    assert len(response.alternatives) == 3
+    assert len({response.text, *response.alternatives}) > 1
+    assert responder.respond(turns).alternatives == ()
+
+
+def test_sampled_replies_follow_their_seeds(responder: Responder) -> None:
+    conversations = [["I am fine."], ["A big dog chased me today and nobody helped."], ["I am fine."]]
+    options = DecodingOptions(method="sample", max_tokens=6, seed=3)
+    replies = responder.respond_batch(conversations, options, seeds=[5, 6, 7])
+    again = responder.respond_batch(conversations[::-1], options, seeds=[7, 6, 5])
+    assert [reply.tokens for reply in replies] == [reply.tokens for reply in again[::-1]]
+    assert replies[0].tokens != replies[2].tokens
+    assert responder.respond(conversations[0], options) == responder.respond_batch(conversations[:1], options, [0])[0]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +124,14 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(
     ],
 )
 def test_odd_input_still_gets_a_reply(responder: Responder, text: str) -> None:
-    response = responder.respond([text], max_tokens=5)
+    response = responder.respond([text], DecodingOptions(max_tokens=5))
     assert isinstance(response.text, str)
     assert len(response.probabilities) == 32
 
 
 def test_five_thousand_words_are_cut_to_the_last_ones(responder: Responder) -> None:
     words = random.Random(1).choices(["dog", "fine", "afraid", "week", "and"], k=5_000)
-    response = responder.respond([" ".join(words)], max_tokens=3)
+    response = responder.respond([" ".join(words)], DecodingOptions(max_tokens=3))
     assert response.truncated
     assert [token.token for token in response.context_tokens] == words[-(MAX_CONTEXT - 1) :]
 
@@ -118,7 +140,7 @@ def test_five_thousand_words_are_cut_to_the_last_ones(responder: Responder) -> N
 @given(text=st.text(max_size=60))
 def test_any_text_is_answered_or_refused(responder: Responder, text: str) -> None:
     try:
-        response = responder.respond([text], max_tokens=3)
+        response = responder.respond([text], DecodingOptions(max_tokens=3))
     except CtsmError as refusal:
         assert "holds no words" in str(refusal)
     else:
@@ -131,7 +153,7 @@ def test_an_unknown_word_can_be_copied(responder: Responder) -> None:
     kept = gate.bias.detach().clone()
     try:
         gate.bias.data.fill_(-200.0)
-        response = responder.respond(["zorgle"], max_tokens=4)
+        response = responder.respond(["zorgle"], DecodingOptions(max_tokens=4))
     finally:
         gate.bias.data.copy_(kept)
     assert set(response.tokens) <= {"zorgle"}

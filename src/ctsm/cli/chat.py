@@ -6,12 +6,15 @@ import sys
 
 import jsonargparse
 
+from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
+
 HELP = "talk to a model in the terminal"
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument("run", metavar="RUN", help='a run or model directory, or "user/name" on the Hugging Face Hub')
+    add_decoding_arguments(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
@@ -20,4 +23,5 @@ def run(arguments: jsonargparse.Namespace) -> None:
     from ctsm import load
     from ctsm.serving.chat import chat
 
-    chat(load(arguments.run, arguments.device), sys.stdin, sys.stdout)
+    options = decoding_options(arguments)
+    chat(load(arguments.run, arguments.device), sys.stdin, sys.stdout, options)

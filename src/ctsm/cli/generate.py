@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jsonargparse
 
+from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
+
 HELP = "reply to conversations in a JSONL file"
 
 
@@ -19,7 +21,8 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         help='one object a line: {"context": ["...", ...]} with optional id, conversation_id, reference, emotion',
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.jsonl", help="the replies file to write")
-    parser.add_argument("--max-tokens", type=int, default=51, help="length limit of a reply")
+    # A replies file holds one reply to each context.
+    add_decoding_arguments(parser, without=("n_best",))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
@@ -28,5 +31,6 @@ def run(arguments: jsonargparse.Namespace) -> None:
     from ctsm import load
     from ctsm.serving.generate import generate_file
 
-    count = generate_file(load(arguments.run, arguments.device), arguments.input, arguments.out, arguments.max_tokens)
+    options = decoding_options(arguments)
+    count = generate_file(load(arguments.run, arguments.device), arguments.input, arguments.out, options)
     print(f"{arguments.out}: {count} replies")

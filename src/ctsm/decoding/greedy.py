@@ -1,21 +1,19 @@
-"""Batched greedy decoding with caches: each step computes one position, and finished replies leave the batch."""
+"""Greedy decoding: the most probable word at each step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ctsm.models.base import Context, EmpatheticModel
-from ctsm.text.vocabulary import CLS, EOS, PAD, SOS, SYS, UNK, USR
+from ctsm.decoding.next_words import NEVER_SAID, NextWords
+from ctsm.decoding.options import MAX_TOKENS, DecodingOptions
+from ctsm.decoding.single import Hypothesis, follow
+from ctsm.models.base import Context, DecoderStep, EmpatheticModel
+from ctsm.nn.pointer import CopySource
 
-MAX_TOKENS = 51
-"""The family's limit: a loop of 51 steps."""
-
-NEVER_SAID = (UNK, PAD, SOS, USR, SYS, CLS)
-"""Special tokens that are no words; a reply consists of words and ends with EOS."""
+__all__ = ["MAX_TOKENS", "NEVER_SAID", "greedy", "greedy_search"]
 
 
-@torch.inference_mode()
 def greedy(model: EmpatheticModel, context: Context, max_tokens: int = MAX_TOKENS) -> list[list[int]]:
     """Return each reply's extended word ids, without EOS, at most `max_tokens` of them.
 
@@ -24,28 +22,24 @@ def greedy(model: EmpatheticModel, context: Context, max_tokens: int = MAX_TOKEN
         context: from `model.encode`.
         max_tokens: steps at most; a reply that has not ended by then is cut.
     """
-    cache = model.start_decoding(context)
-    source = context.source
-    device = context.memory.device
-    count = context.memory.shape[0]
-    banned = torch.tensor(NEVER_SAID, device=device)
-    replies = torch.full((count, max_tokens), EOS, device=device)
-    rows = torch.arange(count, device=device)
-    words = replies.new_empty((count, 0))
-    for step in range(max_tokens):
-        state = model.decode(words, context, cache)
-        best, _ = model.generator.best_word(state.hidden[:, -1], state.copy_scores[:, -1], source, banned)
-        replies[rows, step] = best
-        going = best != EOS
-        if not bool(going.all()):
-            keep = going.nonzero().squeeze(1)
-            if keep.numel() == 0:
-                break
-            rows, best, cache, source = rows[keep], best[keep], cache.select(keep), source.rows(keep)
-        words = best[:, None]
-    return _cut(replies)
+    return [reply.words for reply in greedy_search(model, context, DecodingOptions(max_tokens=max_tokens))]
 
 
-def _cut(replies_BT: Tensor) -> list[list[int]]:
-    """Cut each row at its first EOS."""
-    return [row[: row.index(EOS)] if EOS in row else row for row in replies_BT.tolist()]
+@torch.inference_mode()
+def greedy_search(model: EmpatheticModel, context: Context, options: DecodingOptions) -> list[Hypothesis]:
+    """Say the word with the highest score at each step: the most probable one, or what the rules leave of it.
+
+    Args:
+        model: in evaluation mode.
+        context: from `model.encode`.
+        options: the length limit and the rules against repetition.
+    """
+    next_words = NextWords.of(model, options, context.memory.device)
+
+    def choose(state: DecoderStep, source: CopySource, said_NT: Tensor, _rows: Tensor) -> tuple[Tensor, Tensor]:
+        if options.controls_repetition:
+            candidates = next_words.best(state, source, said_NT, 1)
+            return candidates.ids[:, 0], candidates.log_probability[:, 0]
+        return model.generator.best_word(state.hidden[:, -1], state.copy_scores[:, -1], source, next_words.banned)
+
+    return follow(model, context, options.max_tokens, choose)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ctsm.nn.masking import MASKED
 from ctsm.nn.precision import Linear
+from ctsm.nn.top_k import top_k
 
 
 class Scored(NamedTuple):
@@ -106,6 +107,39 @@ class PointerGenerator(nn.Module):
         log_allowed_NV = log_words_NV.index_fill(1, banned, float("-inf"))
         return self._best(log_allowed_NV, log_generate, log_copy, copy_scores_NS, source, allowed_NS)
 
+    @torch.no_grad()
+    def top_words(
+        self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, banned: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the k most probable extended word ids [N, k] and their log-probabilities [N, k], best first.
+
+        Every word appears once. Of equally probable words those of the source come first, in its order, then the
+        others by id; so the first word is the one that `best_word` returns. If fewer words are possible, the entries
+        left over have log-probability -inf and name no word. At most V + S entries are returned.
+
+        Args:
+            hidden_ND: decoder states [N, D].
+            copy_scores_NS: cross-attention scores [N, S].
+            source: what may be copied.
+            banned: vocabulary ids that are never chosen (special tokens); the probabilities are not renormalised.
+            k: number of words.
+        """
+        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        log_generate, log_copy = self._log_gate(hidden_ND, source)
+        mixture_NS = self._source_mixtures(log_words_NV, log_generate, log_copy, copy_scores_NS, source)
+        allowed_NS = _earliest(source) & ~torch.isin(source.ids, banned)
+        # The source's words leave the vocabulary part. Their -inf is added, not set: a word that the vocabulary lacks
+        # borrows column 0 and must leave it as it is.
+        known_NS = source.copyable & (source.ids < log_words_NV.shape[-1])
+        removed_NS = torch.zeros_like(mixture_NS).masked_fill_(known_NS, float("-inf"))
+        log_words_NV.scatter_add_(1, source.ids.where(known_NS, 0), removed_NS).index_fill_(1, banned, float("-inf"))
+        value_NK, word_NK = top_k(log_words_NV, min(k, log_words_NV.shape[-1]))
+        value_NC = torch.cat(
+            [mixture_NS.masked_fill(~allowed_NS, float("-inf")), value_NK + log_generate[:, None]], dim=1
+        )
+        value_NK, place_NK = top_k(value_NC, min(k, value_NC.shape[1]))
+        return torch.cat([source.ids, word_NK], dim=1).gather(1, place_NK), value_NK
+
     def distribution(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, extended_size: int) -> Tensor:
         """Return the whole log-distribution [N, extended_size] (at least V): for sampling, beam search and tests."""
         log_generate, log_copy = self._log_gate(hidden_ND, source)
@@ -134,16 +168,23 @@ class PointerGenerator(nn.Module):
 
         Copying only adds probability, so the best word is either the vocabulary part's best or a source word.
         """
-        known_NS = source.ids < log_words_NV.shape[-1]
-        generated_NS = log_generate[:, None] + log_words_NV.gather(1, source.ids.where(known_NS, 0))
-        generated_NS = generated_NS.masked_fill(~known_NS, float("-inf"))
-        mixture_NS = torch.logaddexp(generated_NS, log_copy[:, None] + _log_word_mass(copy_scores_NS, source))
+        mixture_NS = PointerGenerator._source_mixtures(log_words_NV, log_generate, log_copy, copy_scores_NS, source)
         copy_value, position = mixture_NS.masked_fill(~allowed_NS, float("-inf")).max(dim=-1)
         word_value, word = log_words_NV.max(dim=-1)
         word_value = word_value + log_generate
         take_copy = copy_value >= word_value
         copied_word = source.ids.gather(1, position[:, None]).squeeze(1)
         return torch.where(take_copy, copied_word, word), torch.where(take_copy, copy_value, word_value)
+
+    @staticmethod
+    def _source_mixtures(
+        log_words_NV: Tensor, log_generate: Tensor, log_copy: Tensor, copy_scores_NS: Tensor, source: CopySource
+    ) -> Tensor:
+        """Log-probability of the word at each source position, generated or copied from any of its places [N, S]."""
+        known_NS = source.ids < log_words_NV.shape[-1]
+        generated_NS = log_generate[:, None] + log_words_NV.gather(1, source.ids.where(known_NS, 0))
+        generated_NS = generated_NS.masked_fill(~known_NS, float("-inf"))
+        return torch.logaddexp(generated_NS, log_copy[:, None] + _log_word_mass(copy_scores_NS, source))
 
 
 def _log_word_mass(copy_scores_NS: Tensor, source: CopySource) -> Tensor:
@@ -153,6 +194,14 @@ def _log_word_mass(copy_scores_NS: Tensor, source: CopySource) -> Tensor:
     peak = zeros.scatter_reduce(1, source.first, log_weights, "amax", include_self=False).gather(1, source.first)
     total = zeros.scatter_add(1, source.first, torch.exp(log_weights - peak)).gather(1, source.first)
     return (peak + total.log()).masked_fill(~source.copyable, float("-inf"))
+
+
+def _earliest(source: CopySource) -> Tensor:
+    """Return which copyable positions are the first copyable ones of their word [N, S]."""
+    places_NS = torch.arange(source.ids.shape[1], device=source.ids.device).expand_as(source.ids)
+    copyable_NS = places_NS.masked_fill(~source.copyable, source.ids.shape[1])
+    earliest_NS = copyable_NS.scatter_reduce(1, source.first, copyable_NS, "amin").gather(1, source.first)
+    return source.copyable & (earliest_NS == places_NS)
 
 
 def _log_copy_mass(copy_scores_NS: Tensor, source: CopySource, match_NS: Tensor) -> Tensor:

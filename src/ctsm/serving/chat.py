@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ctsm.corpus.emotions import EMOTIONS
+from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
-from ctsm.serving.responder import Responder, Response, TokenEmotions
+from ctsm.serving.responder import GREEDY, Responder, Response, TokenEmotions
 
 COMMANDS = "/explain shows what the model felt, /reset starts anew, /quit ends"
 
 
-def chat(responder: Responder, source: IO[str], out: IO[str]) -> None:
+def chat(responder: Responder, source: IO[str], out: IO[str], options: DecodingOptions = GREEDY) -> None:
     """Read turns from `source` until /quit or its end, write replies and top emotions to `out`."""
     console = Console(file=out, highlight=False)
     console.print(f"Write what happened to you. {COMMANDS}.", style="dim")
@@ -39,18 +40,23 @@ def chat(responder: Responder, source: IO[str], out: IO[str]) -> None:
         elif text.startswith("/"):
             console.print(f"Unknown command {text.split()[0]}: {COMMANDS}.", style="dim", markup=False)
         else:
-            last = _answer(console, responder, turns, text) or last
+            last = _answer(console, responder, turns, text, options) or last
 
 
-def _answer(console: Console, responder: Responder, turns: list[str], text: str) -> Response | None:
+def _answer(
+    console: Console, responder: Responder, turns: list[str], text: str, options: DecodingOptions
+) -> Response | None:
     """Reply to one turn and remember both; a turn that cannot be answered is said and forgotten."""
     try:
-        response = responder.respond([*turns, text])
+        # Each turn of a conversation has its own random numbers, also where the user fixed the seed.
+        (response,) = responder.respond_batch([[*turns, text]], options, seeds=[len(turns)])
     except CtsmError as error:
         console.print(str(error), style="dim", markup=False)
         return None
     turns.extend([text, response.text])
     console.print(Text.assemble(("model> ", "bold"), response.text))
+    for alternative in response.alternatives:
+        console.print(f"   or> {alternative}", style="dim", markup=False)
     emotions = ", ".join(f"{name} {probability:.0%}" for name, probability in response.top_emotions())
     note = " (only the end of this long conversation was read)" if response.truncated else ""
     console.print(f"       {emotions}{note}", style="dim", markup=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.evaluation.lines import read_jsonl
 from ctsm.evaluation.replies import Reply, write_replies
@@ -14,14 +15,14 @@ from ctsm.serving.responder import Responder, check_conversation
 BATCH = 32
 
 
-def generate_file(responder: Responder, source: Path, out: Path, max_tokens: int) -> int:
+def generate_file(responder: Responder, source: Path, out: Path, options: DecodingOptions) -> int:
     """Reply to every context of a JSONL file and write a replies file in the same order; returns their number.
+
+    A sampled reply depends on the seed and on its place in the file, not on how the contexts are batched.
 
     Raises:
         CtsmError: a line is not an object with a list of texts as "context", or a context cannot be answered.
     """
-    if max_tokens < 1:
-        raise CtsmError(f"--max-tokens is {max_tokens}; it must be at least 1.")
     items = list(_items(source))
     if not items:
         raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
@@ -30,7 +31,7 @@ def generate_file(responder: Responder, source: Path, out: Path, max_tokens: int
     replies: list[Reply | None] = [None] * len(items)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        responses = responder.respond_batch([items[row].context for row in rows], max_tokens)
+        responses = responder.respond_batch([items[row].context for row in rows], options, seeds=rows)
         for row, response in zip(rows, responses, strict=True):
             item = items[row]
             replies[row] = Reply(

@@ -13,7 +13,8 @@ from torch import Tensor
 from ctsm.corpus.batches import Batch, Ragged
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferences
-from ctsm.decoding.greedy import MAX_TOKENS, greedy
+from ctsm.decoding.decode import decode
+from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS, Inferences, InferenceSource
 from ctsm.models.base import Context, Perception
@@ -25,6 +26,8 @@ from ctsm.text.vocabulary import CLS, PAD, SYS
 
 MAX_CONTEXT = 512
 """Tokens of a context that are read, CLS included; of a longer one the last are kept."""
+
+GREEDY = DecodingOptions()
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Response:
         context_tokens: emotions perceived at each word of the context.
         inferences: phrases inferred from the last turn, by relation.
         truncated: whether the beginning of a long context was left out.
+        alternatives: further readable replies, from the second best on, where n-best decoding was asked for.
     """
 
     text: str
@@ -69,6 +73,7 @@ class Response:
     context_tokens: tuple[TokenEmotions, ...]
     inferences: dict[str, tuple[str, ...]]
     truncated: bool
+    alternatives: tuple[str, ...] = ()
 
     def top_emotions(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the most probable emotions with their probabilities."""
@@ -91,20 +96,31 @@ class Responder:
         """The inference source that came with the model."""
         return self.bundle.source()
 
-    def respond(self, turns: Sequence[str], max_tokens: int = MAX_TOKENS) -> Response:
+    def respond(self, turns: Sequence[str], options: DecodingOptions = GREEDY) -> Response:
         """Reply to one conversation.
 
         Args:
             turns: what was said, the speaker first and last, so an odd number of turns.
-            max_tokens: length limit of the reply.
+            options: how the reply is made; greedily by default.
 
         Raises:
             CtsmError: there is no turn, the last one is the listener's, or one has no words.
         """
-        return self.respond_batch([turns], max_tokens)[0]
+        return self.respond_batch([turns], options)[0]
 
-    def respond_batch(self, conversations: Sequence[Sequence[str]], max_tokens: int = MAX_TOKENS) -> list[Response]:
-        """Reply to several conversations at once; the replies are those that `respond` gives one by one."""
+    def respond_batch(
+        self,
+        conversations: Sequence[Sequence[str]],
+        options: DecodingOptions = GREEDY,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Response]:
+        """Reply to several conversations at once; the replies are those that one by one would get.
+
+        Args:
+            conversations: the turns of each.
+            options: how the replies are made; greedily by default.
+            seeds: of each conversation, for sampling; by default its place in the batch.
+        """
         if not conversations:
             return []
         for turns in conversations:
@@ -117,11 +133,11 @@ class Responder:
         batch = self._batch(kept, inferences).to(self._device)
         with torch.inference_mode():
             encoded = self.bundle.model.encode(batch, perceive=True)
-        replies = greedy(self.bundle.model, encoded, max_tokens)
+        replies = decode(self.bundle.model, encoded, options, seeds)
         probabilities = torch.softmax(encoded.emotion_logits.float(), dim=-1).cpu().numpy()
         responses = []
-        for row, words in enumerate(replies):
-            tokens = tuple(vocabulary.words_of(words, contexts[row].oov))
+        for row, hypotheses in enumerate(replies):
+            tokens, *others = (tuple(vocabulary.words_of(reply.words, contexts[row].oov)) for reply in hypotheses)
             responses.append(
                 Response(
                     text=detokenise(tokens),
@@ -131,6 +147,7 @@ class Responder:
                     context_tokens=self._token_emotions(encoded, row, kept[row]),
                     inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
                     truncated=kept[row] is not contexts[row],
+                    alternatives=tuple(map(detokenise, others)),
                 )
             )
         return responses

@@ -1,0 +1,69 @@
+"""The decoding options as flags."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
+from ctsm.decoding.options import DecodingOptions
+from ctsm.errors import CtsmError
+
+
+def parse(*words: str, without: tuple[str, ...] = ()) -> DecodingOptions:
+    parser = ArgumentParser(prog="x")
+    add_decoding_arguments(parser, without)
+    return decoding_options(parser.parse_args(list(words)))
+
+
+def test_without_flags_the_defaults_hold() -> None:
+    assert parse() == DecodingOptions()
+    assert parse(without=("n_best",)) == DecodingOptions()
+
+
+def test_every_field_has_its_flag() -> None:
+    beam = ["--decoder", "beam", "--beam-size", "7", "--length-penalty", "0.5", "--n-best", "3", "--max-tokens", "9"]
+    sample = ["--decoder=sample", "--temperature", "0.7", "--top-k", "40", "--top-p", "0.9", "--seed", "12"]
+    rules = ["--no-repeat-ngram", "3", "--repetition-penalty", "1.2"]
+    assert parse(*beam) == DecodingOptions(method="beam", beam_size=7, length_penalty=0.5, n_best=3, max_tokens=9)
+    expected = DecodingOptions(
+        method="sample", temperature=0.7, top_k=40, top_p=0.9, seed=12, no_repeat_ngram=3, repetition_penalty=1.2
+    )
+    assert parse(*sample, *rules) == expected
+    flags = {word.split("=")[0] for word in [*beam, *sample, *rules] if word.startswith("--")}
+    assert flags == {"--" + field.name.replace("_", "-") for field in fields(DecodingOptions)} - {"--method"} | {
+        "--decoder"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-tokens", "0"], "--max-tokens is 0; it must be from 1 to 1,000."),
+        (["--decoder", "beam", "--n-best", "6"], "--n-best is 6; it must be from 1 to --beam-size (5)."),
+        (
+            ["--top-p", "0.9"],
+            "--top-p is 0.9, which only the method sample reads; set --decoder to sample, or leave --top-p out.",
+        ),
+        (
+            ["--decoder", "sample", "--temperature", "0"],
+            "--temperature is 0.0; it must be greater than 0 (for 0 set --decoder to greedy).",
+        ),
+    ],
+)
+def test_a_senseless_value_is_one_sentence_that_names_the_flag(words: list[str], message: str) -> None:
+    with pytest.raises(CtsmError) as refusal:
+        parse(*words)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    "words", [["--decoder", "best"], ["--beam-size", "2.5"], ["--top-p", "nan"], ["--seed", "today"]]
+)
+def test_a_value_of_the_wrong_kind_ends_with_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(*words)
+    assert stop.value.code == 2
+    assert words[0][2:].replace("-", "_") in capsys.readouterr().err
