@@ -36,6 +36,7 @@ def perceived(run: Path, data: Path, examples: int) -> tuple[np.ndarray, dict[st
 
 
 def main() -> None:
+    """Print the table."""
     run, data = Path(sys.argv[1]), Path(sys.argv[2])
     words, maps = perceived(run, data, int(sys.argv[3]) if len(sys.argv) > 3 else 1000)
     _, number, counts = np.unique(words, return_inverse=True, return_counts=True)

@@ -122,7 +122,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work: Path, tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGINT
     assert "go on with: ctsm train" in errors
     assert errors.strip().endswith("--resume")
-    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
+    assert list((tmp_path / "run/checkpoints").glob("step-*"))
 
 
 @pytest.mark.parametrize(

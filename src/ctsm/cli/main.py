@@ -21,6 +21,7 @@ VERBS = {
     "tables": "generate the result tables (Markdown) from a folder of JSON records, beside the paper's rows",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
+    "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 
 INTERRUPTED = 130

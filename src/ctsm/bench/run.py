@@ -1,0 +1,37 @@
+"""The way into this room: the name of a benchmark and its settings in, a report out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ctsm.bench.inputs import Say
+from ctsm.bench.report import Report
+
+
+def run_bench(verb: str, settings: dict[str, Any], say: Say) -> Report:
+    """Run one of the four benchmarks.
+
+    Args:
+        verb: "train", "decode", "reply" or "startup".
+        settings: fields of its settings, as the flags of the command line name them.
+        say: called with progress messages.
+
+    Raises:
+        CtsmError: what was asked for cannot be measured.
+    """
+    if verb == "train":
+        from ctsm.bench.train import TrainSettings, bench_train
+
+        precisions = tuple(settings.pop("precision", ()))
+        return bench_train(TrainSettings(**settings, precisions=precisions), say)
+    if verb == "decode":
+        from ctsm.bench.decode import DecodeSettings, bench_decode
+
+        return bench_decode(DecodeSettings(**settings), say)
+    if verb == "reply":
+        from ctsm.bench.reply import ReplySettings, bench_reply
+
+        return bench_reply(ReplySettings(**settings), say)
+    from ctsm.bench.startup import StartupSettings, bench_startup
+
+    return bench_startup(StartupSettings(**settings), say)
