@@ -88,28 +88,30 @@ def tensorboard_writer() -> Any:
 
 
 class _Bar:
-    """A rich progress bar on a terminal, plain lines elsewhere."""
+    """On a terminal a progress bar with the latest loss terms below it, plain lines elsewhere."""
 
     def __init__(self, total: int, iteration: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.text import Text
 
         self._console = Console(file=sys.stderr, highlight=False)
-        self._progress: Progress | None = None
+        self._progress = Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console)
+        self._task = self._progress.add_task("", total=total, completed=iteration)
+        self._terms = Text()
+        self._live: Live | None = None
         if self._console.is_terminal:
-            columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self._progress = Progress(*columns, console=self._console)
-            self._task = self._progress.add_task("", total=total, completed=iteration)
-            self._progress.start()
+            self._live = Live(Group(self._progress, self._terms), console=self._console)
+            self._live.start()
 
     def advance(self, iteration: int) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=iteration)
+        self._progress.update(self._task, completed=iteration)
 
     def show(self, kind: str, iteration: int, values: dict[str, float]) -> None:
-        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._progress is not None and kind == "train":
-            self._progress.update(self._task, description=text)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._live is not None and kind == "train":
+            self._terms.plain = text
         else:
             self.say(f"{kind} {iteration}: {text}")
 
@@ -117,5 +119,5 @@ class _Bar:
         self._console.print(message, soft_wrap=True, markup=False)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
