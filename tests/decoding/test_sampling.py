@@ -13,7 +13,6 @@ from scipy.stats import chisquare
 
 from ctsm.decoding.decode import decode
 from ctsm.decoding.greedy import greedy
-from ctsm.decoding.next_words import Candidates
 from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.sampling import draw, nucleus, random_numbers, sample, tempered
 from ctsm.models.ctsm import CTSM
@@ -157,32 +156,45 @@ def test_random_numbers_differ_between_seeds_and_rows() -> None:
     assert random_numbers(3, [8, 9], 4)[1].tolist() == random_numbers(3, [9], 7)[0, :4].tolist()
 
 
-weights_lists = st.integers(1, 600).flatmap(
-    lambda size: st.tuples(st.just(size), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 6.0]))
+def smallest_nucleus(weights: list[float], top_p: float) -> list[float]:
+    kept, mass = [0.0] * len(weights), 0.0
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        if mass < top_p:
+            kept[place] = weights[place]
+        mass += weights[place]
+    return kept
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.integers(1, 3000),
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.001, 0.1, 1.0, 6.0, 40.0]),
+    impossible=st.floats(0, 1),
+    top_p=st.floats(0.001, 0.999),
 )
-
-
-@settings(max_examples=60, deadline=None)
-@given(drawn=weights_lists, top_p=st.floats(0.01, 0.999))
-def test_the_nucleus_is_the_smallest_that_has_the_probability(drawn: tuple[int, int, float], top_p: float) -> None:
-    """Also where it has more words than are looked at first, or all of them."""
-    size, seed, scale = drawn
+def test_the_nucleus_is_the_smallest_that_has_the_probability(
+    size: int, seed: int, scale: float, impossible: float, top_p: float
+) -> None:
     random = np.random.default_rng(seed)
-    scores = random.normal(size=(2, size)) * scale
+    scores = random.normal(size=(3, size)) * scale
+    scores[:, 1:][random.random((3, size - 1)) < impossible] = -np.inf
     weights = tempered(torch.from_numpy(scores), 1.0)
-    ids = torch.from_numpy(random.permuted(np.tile(np.arange(size), (2, 1)), axis=1))
-    kept, candidates = nucleus(weights, Candidates(ids, torch.log(weights), torch.from_numpy(scores)), top_p)
-    for row in range(2):
-        by_weight = sorted(range(size), key=lambda place: -float(weights[row, place]))
-        expected, mass = dict[int, float](), 0.0
-        for place in by_weight:
-            if mass < top_p:
-                expected[int(ids[row, place])] = float(weights[row, place])
-            mass += float(weights[row, place])
-        nonzero = kept[row].nonzero()[:, 0]
-        found = dict(zip(candidates.ids[row, nonzero].tolist(), kept[row, nonzero].tolist(), strict=True))
-        assert found == expected
-        torch.testing.assert_close(candidates.log_probability[row, nonzero].exp(), kept[row, nonzero])
+    assert nucleus(weights, top_p).tolist() == [smallest_nucleus(row, top_p) for row in weights.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("top_p", [0.25, 0.3, 0.5, 0.75, 0.875, 0.9, float(np.nextafter(1.0, 0.0))])
+def test_the_nucleus_among_equal_probabilities_has_the_first_ones(dtype: torch.dtype, top_p: float) -> None:
+    rows = [[0.25, 0.25, 0.25, 0.25], [0.125, 0.5, 0.125, 0.25], [0.0, 0.0, 1.0, 0.0], [0.125, 0.125, 0.25, 0.5]]
+    found = nucleus(torch.tensor(rows, dtype=dtype), top_p)
+    assert found.tolist() == [smallest_nucleus(row, top_p) for row in rows]
+
+
+def test_rounding_never_leaves_a_nucleus_without_its_words() -> None:
+    """Probabilities in float32 whose sum stays below top_p: all of them are needed."""
+    weights = torch.full((2, 5_000), 1 / 5_003)
+    assert torch.equal(nucleus(weights, 0.99999), weights)
 
 
 @given(

@@ -35,6 +35,11 @@ class Candidates(NamedTuple):
     log_probability: Tensor
     score: Tensor
 
+    def by_id(self) -> Candidates:
+        """Return the same words in the order of their ids."""
+        order_NK = self.ids.argsort(dim=1)
+        return Candidates(*(field.gather(1, order_NK) for field in self))
+
 
 @dataclass(frozen=True)
 class NextWords:

@@ -6,8 +6,8 @@ With s(w) the scores of the words that may be said (`next_words`), a word is dra
     then over its top_k most probable words,
     then over the fewest most probable words that have at least the probability top_p together (Holtzman et al. 2020),
 
-each time divided by the sum. Of equally probable words at a border those are kept that come first in `next_words`.
-Each reply has its own random numbers, so other replies in the batch do not change it.
+each time divided by the sum. Of equally probable words at a border those with the lowest ids are kept, for top_k those
+of the source before that. Each reply has its own random numbers, so other replies in the batch do not change it.
 
 Axes: N unfinished replies, K candidates, X extended vocabulary.
 """
@@ -21,15 +21,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ctsm.decoding.next_words import Candidates, NextWords
+from ctsm.decoding.next_words import NextWords
 from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.single import Hypothesis, follow
 from ctsm.models.base import Context, DecoderStep, EmpatheticModel
 from ctsm.nn.pointer import CopySource
 from ctsm.nn.top_k import top_k
 
-FIRST_LOOK = 64
-"""Words among which a nucleus is sought first; eight times as many each time that this is too few."""
+CLASSES, CLASSES_PER_NAT = 4096, 64
+"""Classes of probabilities in the search for a nucleus; the last one holds all below e^-64 of the largest."""
 
 
 @torch.inference_mode()
@@ -51,14 +51,13 @@ def sample(
 
     def choose(state: DecoderStep, source: CopySource, said_NT: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         if options.top_k:
-            candidates = next_words.best(state, source, said_NT, options.top_k)
+            # By id, as all words are below: unlike an order by probability it does not depend on rounding.
+            candidates = next_words.best(state, source, said_NT, options.top_k).by_id()
         else:
             candidates = next_words.all(state, source, said_NT, extended_size)
         weights_NK = tempered(candidates.score, options.temperature)
         if options.top_p < 1:
-            weights_NK, candidates = nucleus(weights_NK, candidates, options.top_p)
-        if options.top_k or options.top_p < 1:
-            weights_NK, candidates = by_id(weights_NK, candidates)
+            weights_NK = nucleus(weights_NK, options.top_p)
         place_N1 = draw(weights_NK, uniform_BT[rows, said_NT.shape[1]])[:, None]
         return candidates.ids.gather(1, place_N1)[:, 0], candidates.log_probability.gather(1, place_N1)[:, 0]
 
@@ -81,28 +80,24 @@ def tempered(scores_NK: Tensor, temperature: float) -> Tensor:
     return torch.softmax((scores_NK - scores_NK.amax(dim=1, keepdim=True)) / temperature, dim=1)
 
 
-def nucleus(weights_NK: Tensor, candidates: Candidates, top_p: float) -> tuple[Tensor, Candidates]:
-    """Keep the fewest most probable words that have at least `top_p` of the probability; others get weight 0 or go.
+def nucleus(weights_NK: Tensor, top_p: float) -> Tensor:
+    """Set all probabilities to 0 but the fewest largest ones that are at least `top_p` together (first of equal ones).
 
-    Args:
-        weights_NK: probabilities, in any order.
-        candidates: their words.
-        top_p: less than 1.
+    Instead of sorting the vocabulary: collect the probabilities in narrow classes, find the class in which the sum
+    reaches `top_p`, and sort that one alone.
     """
-    size = weights_NK.shape[1]
-    k = min(FIRST_LOOK, size)
-    best_NK, order_NK = top_k(weights_NK, k)
-    while k < size and not bool((best_NK.sum(dim=1, dtype=torch.float64) >= top_p).all()):
-        k = min(8 * k, size)
-        best_NK, order_NK = top_k(weights_NK, k)
-    before_NK = best_NK.cumsum(dim=1, dtype=torch.float64) - best_NK
-    return best_NK.masked_fill(before_NK >= top_p, 0.0), _reordered(candidates, order_NK)
-
-
-def by_id(weights_NK: Tensor, candidates: Candidates) -> tuple[Tensor, Candidates]:
-    """Put the words in the order of their ids, which unlike an order by probability does not depend on rounding."""
-    order_NK = candidates.ids.argsort(dim=1)
-    return weights_NK.gather(1, order_NK), _reordered(candidates, order_NK)
+    depth_NK = (weights_NK.amax(dim=1, keepdim=True) / weights_NK).log()
+    class_NK = (depth_NK * CLASSES_PER_NAT).clamp_max(CLASSES - 1).long()
+    masses = torch.zeros((len(weights_NK), CLASSES), dtype=torch.float64, device=weights_NK.device)
+    masses.scatter_add_(1, class_NK, weights_NK.double())
+    cumulative = masses.cumsum(dim=1)
+    border_N1 = (cumulative < top_p).sum(dim=1, keepdim=True).clamp_max(CLASSES - 1)
+    at_border_NK = (class_NK == border_N1) & (weights_NK > 0)
+    best_NC, places_NC = top_k(weights_NK * at_border_NK, max(1, int(at_border_NK.sum(dim=1).max())))
+    better_N1 = (cumulative - masses).gather(1, border_N1)
+    before_NC = better_N1 + best_NC.cumsum(dim=1, dtype=torch.float64) - best_NC
+    kept_NK = torch.zeros_like(at_border_NK).scatter(1, places_NC, (best_NC > 0) & (before_NC < top_p))
+    return weights_NK * (kept_NK | (class_NK < border_N1))
 
 
 def draw(weights_NK: Tensor, uniform_N: Tensor) -> Tensor:
@@ -112,7 +107,3 @@ def draw(weights_NK: Tensor, uniform_N: Tensor) -> Tensor:
     # Below the total even after rounding, so that a word with weight 0 is never drawn.
     target_N = torch.minimum(uniform_N * total_N, torch.nextafter(total_N, torch.zeros_like(total_N)))
     return torch.searchsorted(cumulative_NK, target_N[:, None], right=True)[:, 0]
-
-
-def _reordered(candidates: Candidates, order_NK: Tensor) -> Candidates:
-    return Candidates(*(field.gather(1, order_NK) for field in candidates))
