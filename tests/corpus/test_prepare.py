@@ -400,3 +400,13 @@ def test_a_full_disk_leaves_nothing_new(
             assert snapshot(tmp_path) == before or PreparedData(out).manifest["vocabulary"]["words_of"] == vocabulary
         assert failures > 15
         assert PreparedData(out).manifest["vocabulary"]["words_of"] == vocabulary
+
+
+def test_dialogues_of_ones_own_are_not_labelled_as_empatheticdialogues(tiny_dialogues: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    (folder / "talks.jsonl").write_bytes(tiny_dialogues.read_bytes())
+    for number, source in enumerate((tiny_dialogues, folder)):
+        manifest = prepare(PrepareOptions(str(source), vector_size=8), tmp_path / str(number))
+        (resource,) = manifest["resources"]
+        assert (resource["role"], resource["terms"]) == ("dialogues", "those of the dialogues' owner")

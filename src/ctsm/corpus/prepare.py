@@ -47,6 +47,7 @@ TERMS = {
     "comet": "COMET-ATOMIC-2020: code Apache-2.0, data CC BY 4.0",
     "file": "those of the source the file was made with",
 }
+OWN_TERMS = "those of the dialogues' owner"
 RESTRICTED = frozenset({"vad"})
 
 Tokens = list[str]
@@ -279,10 +280,13 @@ def _resources(options: PrepareOptions, dialogues: Path, source: InferenceSource
 
 def _resource(role: str, path: Path) -> dict[str, Any]:
     sample = is_sample(path)
+    terms = SAMPLE_TERMS if sample else TERMS[role]
+    if role == "dialogues" and not sample and (path.suffix == ".jsonl" or any(path.glob("*.jsonl"))):
+        terms = OWN_TERMS  # only the official layout is known to be EmpatheticDialogues
     return {
         "role": role,
         "file": path.name or role,  # comet has a place of its own
         "sha256": sha256_of(path) if path.is_file() else None,
-        "terms": SAMPLE_TERMS if sample else TERMS[role],
+        "terms": terms,
         "restricted": role in RESTRICTED and not sample,
     }
