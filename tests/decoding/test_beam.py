@@ -96,8 +96,22 @@ def test_beam_search_is_the_plain_one(
         check(found, plain_beam(definition, model, context, options))
 
 
-def test_as_many_examples_as_beams_that_leave_one_by_one(model: CTSM, definition: Any) -> None:
-    """After the first step the rows of the decoder can be as many as before and yet belong to other examples."""
+def test_as_many_rows_as_before_but_of_other_examples(model: CTSM, definition: Any) -> None:
+    """Of two examples the first ends with its first word, and the other goes on with two prefixes: two rows again."""
+    random = np.random.default_rng(1)
+    contexts = [random.integers(7, 43, size=int(size)).tolist() for size in random.integers(0, 8, size=60)]
+    said = greedy(model, definition.encode(model, contexts), 9)
+    silent = next(context for context, words in zip(contexts, said, strict=True) if not words)
+    talking = [context for context, words in zip(contexts, said, strict=True) if set(context) & set(words)]
+    assert len(talking) >= 3
+    options = DecodingOptions(method="beam", beam_size=2, length_penalty=0.0, max_tokens=9)
+    for context in talking:
+        replies = beam_search(model, definition.encode(model, [silent, context]), options)
+        check(replies[0], plain_beam(definition, model, silent, options))
+        check(replies[1], plain_beam(definition, model, context, options))
+
+
+def test_as_many_examples_as_beams(model: CTSM, definition: Any) -> None:
     contexts = [[7, 8, 40], [9, 41, 10, 11], [12], [42, 13, 14], [15, 16, 41]]
     for limit, alpha in itertools.product((2, 8), (0.0, 1.0)):
         options = DecodingOptions(method="beam", beam_size=5, max_tokens=limit, length_penalty=alpha, n_best=2)

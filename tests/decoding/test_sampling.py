@@ -72,6 +72,17 @@ def test_whole_replies_are_those_of_a_plain_sampler(
         assert reply.log_probability == pytest.approx(definition.total(after, words, ended), rel=1e-9)
 
 
+def test_the_penalty_changes_what_is_drawn_but_not_the_log_probability(model: CTSM, definition: Any) -> None:
+    contexts = [[word, 41, word + 1] for word in range(7, 37)]
+    options = DecodingOptions(method="sample", max_tokens=8, repetition_penalty=1.1, seed=2)
+    replies = sample(model, definition.encode(model, contexts), options, range(30))
+    assert sum(len(set(reply.words)) < len(reply.words) for reply in replies) > 5
+    for context, reply in zip(contexts, replies, strict=True):
+        after = definition.log_distribution(model, context)
+        total = definition.total(after, reply.words, ended=len(reply.words) < 8)
+        assert reply.log_probability == pytest.approx(total, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -165,7 +165,7 @@ def _continue(prefixes: Prefixes, candidates: Candidates, beam_size: int) -> tup
     words_ACT = torch.cat([said_ACT, ids_AC[:, :, None]], dim=2)
     following = Prefixes(
         words_ACT.gather(1, on_AP[:, :, None].expand(-1, -1, words_ACT.shape[2])),
-        score_AC.masked_fill(ends_AC, NONE).gather(1, on_AP),
+        score_AC.gather(1, on_AP),
         log_AC.gather(1, on_AP),
         parent_AC.gather(1, on_AP),
     )
