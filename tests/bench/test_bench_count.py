@@ -68,9 +68,12 @@ def test_formula_is_what_pytorch_counts_without_padding(
     )
     batch, plain, fast = unpadded_batch(*sizes), PlainCTSM(options, V).train(), CTSM(options, V).train()
     formula, step = forward_multiply_adds(options, V, lengths), step_multiply_adds(options, V, lengths)
-    # The plain path projects [context ; knowledge], 2d wide, for each of the five vectors of both fusions.
+    # The plain path projects [context ; knowledge], 2d wide, for each of the five vectors of both fusions, and computes
+    # every position of the four relations where the first one, which sees three, is enough.
     d, tokens = options.size, count * context
     wasted = 2 * (5 * tokens * 2 * d * d - (2 * tokens * d * d + 5 * count * d * d))
+    unseen = 4 * count * max(0, relation - 3)
+    wasted += unseen * (2 * d * options.depth + 2 * relation * options.depth + 6 * d * options.filter_size)
     assert formula + wasted == counted(lambda batch: plain.loss(batch)[0], batch, False)
     assert step + 3 * wasted == counted(lambda batch: plain.loss(batch)[0], batch, True)
     # The fast path does what is needed; what it saves or wastes beyond the formula is little.

@@ -42,7 +42,7 @@ def test_padded_batch_equals_each_example_written_out(attention: MultiHeadAttent
     lengths = [6, 2, 1]
     bias = attention_bias(torch.arange(6)[None] < torch.tensor(lengths)[:, None])[:, None, None].double()
     keys, values = attention.keys_values(memory)
-    plain = attention(x, keys, values, bias)
+    plain = attention.attend(attention.queries(x), keys, values, bias)
     mixed, scores = attention.with_scores(x, keys, values, bias)
     for b, length in enumerate(lengths):
         output, raw = written_out(attention, x[b].numpy(), memory[b, :length].numpy())
@@ -55,9 +55,16 @@ def test_padded_batch_equals_each_example_written_out(attention: MultiHeadAttent
 def test_without_a_bias_every_position_is_attended(attention: MultiHeadAttention) -> None:
     x, memory = torch.randn(1, 3, 5).double(), torch.randn(1, 4, 7).double()
     output, _ = written_out(attention, x[0].numpy(), memory[0].numpy())
-    np.testing.assert_allclose(
-        attention(x, *attention.keys_values(memory), None)[0].detach().numpy(), output, atol=1e-12
-    )
+    mixed = attention.attend(attention.queries(x), *attention.keys_values(memory), None)
+    np.testing.assert_allclose(mixed[0].detach().numpy(), output, atol=1e-12)
+
+
+def test_a_sequence_may_attend_to_itself() -> None:
+    attention = MultiHeadAttention(5, 5, DEPTH, HEADS).double()
+    x = torch.randn(1, 4, 5).double()
+    output, _ = written_out(attention, x[0].numpy(), x[0].numpy())
+    mixed = attention.attend(*attention.queries_keys_values(x), None)
+    np.testing.assert_allclose(mixed[0].detach().numpy(), output, atol=1e-12)
 
 
 def test_there_are_no_biases_and_the_key_width_is_free() -> None:

@@ -113,3 +113,17 @@ def test_refiner_is_the_encoder_over_context_and_repeated_knowledge() -> None:
 )
 def test_parameter_counts_of_the_family(inputs: int, size: int, count: int) -> None:
     assert sum(parameter.numel() for parameter in Encoder(inputs, size, BlockSizes()).parameters()) == count
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_first_position_alone(layers: int) -> None:
+    encoder = perturbed(Encoder(5, 9, BlockSizes(layers, 2, 6, 4)).double())
+    assert isinstance(encoder, Encoder)
+    for length in (1, 2, 3, 7):
+        x = torch.randn(3, 7, 5).double()
+        real = torch.arange(7) < torch.tensor([length, 7, 0])[:, None]
+        rows = encoder.first(x, real)
+        for b in range(2):
+            expected = written_out(encoder, x[b, : int(real[b].sum())], positions=True)
+            torch.testing.assert_close(rows[b], expected[0], rtol=0, atol=2e-6)
+        assert bool(rows.isfinite().all())

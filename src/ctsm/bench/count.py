@@ -5,6 +5,8 @@ the convolutions' inner width and n real tokens:
 
     encoder, i -> d      n i d + layers (4 n d a + 2 n^2 a + 6 n d f)
                          projection; queries, keys, values, output; scores and mixing; two width-3 convolutions
+    the same, only its first position is wanted
+                         n i d + (layers - 1) (as above) + 2 n d a + 2 p d a + 2 p n a + 6 p d f, p = min(n, 3)
     fusion, d_m wide     S d^2 + K (d^2 + encoder without projection) for each refiner, S (5 d d_m + d_m d) for the MLP:
                          the context half of [context ; knowledge] is the same for all K vectors of a refiner
     emotion head, w wide S (w^2 + w) + w^2 + 32 w
@@ -74,7 +76,7 @@ def forward_multiply_adds(options: CTSMOptions, vocabulary_size: int, lengths: L
     trait, state = 4 + options.semantic_size, EMOTIONS + 1 + options.semantic_size
     per_example = [
         _encoder(options, source, d, d),  # eq. 1
-        _encoder(options, lengths.cognitive, d, d).sum(axis=1),
+        _first_position(options, lengths.cognitive, d, d).sum(axis=1),
         _encoder(options, lengths.reaction, d, d),
         source * d * options.semantic_size,  # eq. 3
         source * d * d + source * d * EMOTIONS,  # eqs. 6-7
@@ -97,9 +99,20 @@ def _encoder(options: CTSMOptions, tokens: Counts, inputs: int, size: int) -> Co
     return tokens * inputs * size + _encoder_layers(options, tokens, size)
 
 
+def _first_position(options: CTSMOptions, tokens: Counts, inputs: int, size: int) -> Counts:
+    depth, seen = options.depth, np.minimum(tokens, 3)
+    before = tokens * inputs * size + (options.layers - 1) * _encoder_layer(options, tokens, size)
+    attention = 2 * tokens * size * depth + 2 * seen * size * depth + 2 * seen * tokens * depth
+    return before + attention + 6 * seen * size * options.filter_size
+
+
 def _encoder_layers(options: CTSMOptions, tokens: Counts, size: int) -> Counts:
+    return options.layers * _encoder_layer(options, tokens, size)
+
+
+def _encoder_layer(options: CTSMOptions, tokens: Counts, size: int) -> Counts:
     attention = 4 * tokens * size * options.depth + 2 * tokens**2 * options.depth
-    return options.layers * (attention + 6 * tokens * size * options.filter_size)
+    return attention + 6 * tokens * size * options.filter_size
 
 
 def _fusion(options: CTSMOptions, source: Counts) -> Counts:

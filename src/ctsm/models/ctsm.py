@@ -188,6 +188,7 @@ class CTSM(EmpatheticModel):
     """
 
     name = "ctsm"
+    training_only = ("teacher_fusion", "teacher_head", "reply_encoder", "emotion_view", "diversity")
     word_features: Tensor
     in_lexicon: Tensor
     label_ids: Tensor
@@ -315,7 +316,7 @@ class CTSM(EmpatheticModel):
         embedded_BSD = self.positions(words_BSD + speakers_BSD)  # E_C
         semantic_BSD = self.context_encoder(embedded_BSD, real)  # eq. 1
         cognitive_real = (batch.cognitive != PAD).flatten(0, 1)
-        cognitive = self.cognitive_encoder(cognitive_BKRD.flatten(0, 1), cognitive_real)[:, 0]
+        cognitive = self.cognitive_encoder.first(cognitive_BKRD.flatten(0, 1), cognitive_real)
         reaction_real = batch.reaction != PAD
         reaction_BD = masked_mean(self.affective_encoder(reaction_BRD, reaction_real), reaction_real)
         knowledge_BKD = torch.cat([cognitive.unflatten(0, (-1, 4)), reaction_BD[:, None]], dim=1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctsm.nn.precision import Linear
+from ctsm.nn.precision import Linear, linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -31,23 +31,32 @@ class MultiHeadAttention(nn.Module):
 
     def keys_values(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Project a memory once: keys and values [B, H, S, depth / H]."""
-        return self._split(self.key(memory_BSD)), self._split(self.value(memory_BSD))
+        keys, values = linear(memory_BSD, torch.cat([self.key.weight, self.value.weight])).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
 
-    def forward(self, x_BTD: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Attend from x [B, T, D] to projected keys and values; `bias` is added to the scores and broadcasts.
+    def queries(self, x_BTD: Tensor) -> Tensor:
+        """Project the attending sequence: queries [B, H, T, depth / H]."""
+        return self._split(self.query(x_BTD))
 
-        Returns [B, T, D].
+    def queries_keys_values(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project a sequence that attends to itself, with one matrix product: three times [B, H, T, depth / H]."""
+        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        queries, keys, values = linear(x_BTD, weight).chunk(3, dim=-1)
+        return self._split(queries), self._split(keys), self._split(values)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Attend with projected queries to projected keys and values [B, H, ., depth / H]; returns [B, T, D].
+
+        `bias` is added to the scores and broadcasts.
         """
-        queries = self._split(self.query(x_BTD))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-        return self._join(mixed)
+        return self._join(F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias))
 
     def with_scores(self, x_BTD: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, and also the scores before the softmax, averaged over heads [B, T, S].
 
         The average is what the pointer generator copies by; masked positions hold the bias's large negative value.
         """
-        queries = self._split(self.query(x_BTD)) * (self.query.out_features // self.heads) ** -0.5
+        queries = self.queries(x_BTD) * (self.query.out_features // self.heads) ** -0.5
         scores_BHTS = queries @ keys.transpose(-1, -2) + bias
         return self._join(torch.softmax(scores_BHTS, dim=-1) @ values), scores_BHTS.mean(dim=1)
 

@@ -68,12 +68,12 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Advance by T positions, updating `cache` in place; returns [B, T, D] and the mean cross scores [B, T, S]."""
         normed = self.self_norm(x_BTD)
-        keys, values = self.self_attention.keys_values(normed)
+        queries, keys, values = self.self_attention.queries_keys_values(normed)
         if cache.self_attention is not None:
             keys = torch.cat([cache.self_attention[0], keys], dim=2)
             values = torch.cat([cache.self_attention[1], values], dim=2)
         cache.self_attention = (keys, values)
-        x_BTD = x_BTD + self.self_attention(normed, keys, values, causal_bias)
+        x_BTD = x_BTD + self.self_attention.attend(queries, keys, values, causal_bias)
         mixed, copy_scores = self.cross_attention.with_scores(self.cross_norm(x_BTD), *cache.memory, memory_bias)
         x_BTD = x_BTD + mixed
         fed, cache.convolutions = self.feed_forward.causal(self.feed_forward_norm(x_BTD), cache.convolutions)

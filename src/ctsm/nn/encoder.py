@@ -43,9 +43,22 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_BSD: Tensor, bias: Tensor, real_BS1: Tensor) -> Tensor:
         """Map [B, S, D] to [B, S, D]; `bias` [B, 1, 1, S] hides padding from attention, `real` from convolutions."""
+        queries, keys, values = self.attention.queries_keys_values(self.attention_norm(x_BSD))
+        return self._finish(x_BSD, queries, keys, values, bias, real_BS1)
+
+    def first(self, x_BSD: Tensor, bias: Tensor, real_BS1: Tensor) -> Tensor:
+        """Map [B, S, D] to position 0 of what `forward` returns [B, D]; its two convolutions see three positions."""
+        seen = slice(0, 3)
         normed = self.attention_norm(x_BSD)
-        x_BSD = x_BSD + self.attention(normed, *self.attention.keys_values(normed), bias)
-        return x_BSD + self.feed_forward(self.feed_forward_norm(x_BSD), real_BS1)
+        keys, values = self.attention.keys_values(normed)
+        queries = self.attention.queries(normed[:, seen])
+        return self._finish(x_BSD[:, seen], queries, keys, values, bias, real_BS1[:, seen])[:, 0]
+
+    def _finish(
+        self, x_BTD: Tensor, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, real_BT1: Tensor
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention.attend(queries, keys, values, bias)
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), real_BT1)
 
 
 class Encoder(nn.Module):
@@ -69,16 +82,29 @@ class Encoder(nn.Module):
         """Encode [B, S, input_size] to [B, S, size]; values at padding positions are meaningless."""
         return self.encode_projected(self.projection(x_BSD), real_BS)
 
+    def first(self, x_BSD: Tensor, real_BS: Tensor) -> Tensor:
+        """Encode [B, S, input_size] to position 0 alone [B, size], without computing the others' last layer."""
+        x_BSD, bias, real_BS1 = self._prepare(self.projection(x_BSD), real_BS)
+        for layer in self.layers[:-1]:
+            x_BSD = layer(x_BSD, bias, real_BS1)
+        last = self.layers[-1]
+        assert isinstance(last, EncoderLayer)
+        output: Tensor = self.norm(last.first(x_BSD, bias, real_BS1))
+        return output
+
     def encode_projected(self, x_BSD: Tensor, real_BS: Tensor) -> Tensor:
         """The part after the projection, for callers that compute the projection their own way."""
-        if self.positions is not None:
-            x_BSD = self.positions(x_BSD)
-        bias = attention_bias(real_BS)[:, None, None, :].to(x_BSD.dtype)
-        real_BS1 = real_BS.unsqueeze(-1).to(x_BSD.dtype)
+        x_BSD, bias, real_BS1 = self._prepare(x_BSD, real_BS)
         for layer in self.layers:
             x_BSD = layer(x_BSD, bias, real_BS1)
         output: Tensor = self.norm(x_BSD)
         return output
+
+    def _prepare(self, x_BSD: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add positions; return the sequence and its mask for attention [B, 1, 1, S] and convolutions [B, S, 1]."""
+        if self.positions is not None:
+            x_BSD = self.positions(x_BSD)
+        return x_BSD, attention_bias(real_BS)[:, None, None, :].to(x_BSD.dtype), real_BS.unsqueeze(-1).to(x_BSD.dtype)
 
 
 class Refiner(nn.Module):

@@ -37,9 +37,8 @@ def bf16_products(enabled: bool = True) -> Iterator[None]:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x @ weight.T + bias for x [..., inputs] and weight [outputs, inputs], like `F.linear`."""
     if _enabled.get() and x.numel() * weight.shape[0] >= SMALLEST:
-        product: Tensor = _Bf16Product.apply(x.reshape(-1, x.shape[-1]), weight)  # type: ignore[no-untyped-call]
-        product = product.reshape(*x.shape[:-1], weight.shape[0])
-        return product if bias is None else product + bias
+        product: Tensor = _Bf16Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+        return product.reshape(*x.shape[:-1], weight.shape[0])
     return F.linear(x, weight, bias)
 
 
@@ -58,31 +57,37 @@ def rounded_rows(rows: int) -> int:
 
 
 class _Bf16Product(torch.autograd.Function):
-    """x [M, I] and weight [O, I] in fp32 to x @ weight.T [M, O] in fp32, multiplied in bf16."""
+    """x [M, I], weight [O, I] and bias [O] in fp32 to x @ weight.T + bias [M, O] in fp32, multiplied in bf16."""
 
     @staticmethod
-    def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor) -> Tensor:
+    def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         rows = x_MI.shape[0]
         x16, weight16 = _padded_bf16(x_MI), weight_OI.to(torch.bfloat16)
         ctx.save_for_backward(x16, weight16)
-        return (x16 @ weight16.T)[:rows].float()
+        product_MO = (x16 @ weight16.T)[:rows].float()
+        return product_MO if bias_O is None else product_MO.add_(bias_O)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient_MO,) = gradients
         x16, weight16 = ctx.saved_tensors
         gradient16 = _padded_bf16(gradient_MO)
-        x_gradient = weight_gradient = None
+        x_gradient = weight_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
             x_gradient = (gradient16 @ weight16)[: gradient_MO.shape[0]].float()
         if ctx.needs_input_grad[1]:
             weight_gradient = (gradient16.T @ x16).float()
-        return x_gradient, weight_gradient
+        if ctx.needs_input_grad[2]:
+            # A product with ones is several times faster than a sum over rows.
+            bias_gradient = gradient_MO.new_ones(gradient_MO.shape[0]) @ gradient_MO
+        return x_gradient, weight_gradient, bias_gradient
 
 
 def _padded_bf16(x_MI: Tensor) -> Tensor:
     """Convert to bf16 with rows of zeros up to the rounded count."""
     rows = x_MI.shape[0]
+    if rows == rounded_rows(rows):
+        return x_MI.to(torch.bfloat16, memory_format=torch.contiguous_format)
     padded = x_MI.new_empty((rounded_rows(rows), x_MI.shape[1]), dtype=torch.bfloat16)
     padded[:rows].copy_(x_MI)
     padded[rows:].zero_()
