@@ -44,6 +44,24 @@ def prepared(tiny_dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+@pytest.fixture(scope="session")
+def prepared_all(tiny_dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `prepared`, with all that any system needs. Read it only."""
+    out = tmp_path_factory.mktemp("prepared-all") / "data"
+    options = PrepareOptions(
+        str(tiny_dialogues),
+        vad="sample",
+        vector_size=16,
+        inferences="atomic:sample",
+        emotion_words="sample",
+        concepts="sample",
+        feedback=True,
+        cognition=True,
+    )
+    prepare(options, out)
+    return out
+
+
 @pytest.fixture
 def tiny_config() -> RunConfig:
     """A CTSM of width 16 and 12 steps: an evaluation every 4, a checkpoint every 3, a log line every 2."""

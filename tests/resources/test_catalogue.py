@@ -26,7 +26,7 @@ def test_every_resource_is_complete():
         assert (resource.make == "keep") == (resource.product == resource.file)
         assert (resource.make == "join") == bool(resource.members)
         assert (resource.make == "keep") == (resource.unpacked_limit == 0)
-        assert resource.option is None or resource.option.count("{}") == 1
+        assert resource.option.count("{}") == 1
 
 
 def test_unchecked_addresses_are_called_so():

@@ -89,7 +89,8 @@ def test_several_resources_each_with_its_option(publisher, behave, run, data, ca
     shown = capsys.readouterr().out
     assert f"ctsm prepare --inferences atomic:{data / 'atomic2020.tsv'}" in shown
     assert f"ctsm prepare --vectors {data / 'glove.6B.zip'}" in shown
-    assert f"conceptnet: fetched: {data / 'conceptnet-assertions-5.7.0.csv.gz'}" in shown
+    assert f"conceptnet: fetched: ctsm prepare --concepts {data / 'conceptnet-assertions-5.7.0.csv.gz'}" in shown
+    assert f"--emotion-words {data / 'NRC-Emotion-Lexicon-Wordlevel-v0.92.txt'}" in shown
 
 
 def test_second_run_verifies_and_asks_nothing(publisher, behave, run, capsys):

@@ -43,6 +43,21 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         default="all",
         help="words of all splits and fields, as the papers do, or of the training dialogues only",
     )
+    parser.add_argument(
+        "--emotion-words", metavar="F", help="NRC EmoLex, word level, for EmpDG; `sample` for the built-in one"
+    )
+    parser.add_argument(
+        "--adjectives", action="store_true", help="adjectives are emotion words too (needs nltk's tagger data)"
+    )
+    parser.add_argument(
+        "--concepts", metavar="F", help="ConceptNet's assertions, for KEMP and CASE; `sample` for the built-in ones"
+    )
+    parser.add_argument(
+        "--feedback", action="store_true", help="keep the speaker's next turn of the training examples, for EmpDG"
+    )
+    parser.add_argument(
+        "--cognition", action="store_true", help="infer for each sentence of the last utterance too, for CASE"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the vectors of words that have none")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write or replace")
 

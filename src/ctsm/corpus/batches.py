@@ -5,8 +5,9 @@ Axes: B batch, S source positions (CLS first), T target positions (EOS last), R 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from ctsm.text.vocabulary import PAD
 
 IntArray = NDArray[np.integer]
+ROW_FIELDS = {"utterances": "utterance_row", "phrases": "phrase_row"}
+"""Fields of `Batch` that say where an example's rows are in another field."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,49 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """For each example a group of rows of different lengths.
+
+    Attributes:
+        rows: the rows of all groups, one after the other.
+        starts: [examples + 1] where each group starts in `rows`; the last is their total number.
+    """
+
+    rows: Ragged
+    starts: IntArray
+
+    @classmethod
+    def from_groups(cls, groups: list[list[list[int]]]) -> Groups:
+        """Build from Python lists."""
+        counts = np.fromiter((len(group) for group in groups), dtype=np.int64, count=len(groups))
+        return cls(Ragged.from_rows([row for group in groups for row in group]), np.concatenate([[0], counts.cumsum()]))
+
+    def group(self, index: int) -> list[list[int]]:
+        """Return one group as lists."""
+        return [self.rows.row(row) for row in range(int(self.starts[index]), int(self.starts[index + 1]))]
+
+    def packed(self, examples: IntArray, fill: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of the given groups without gaps, and where each group's rows are among them.
+
+        Groups differ much in size: padding them to the largest would double or treble the rows to encode.
+
+        Returns:
+            [rows, longest row], filled up on the right, and [len(examples), largest group], -1 beyond a group's end.
+        """
+        starts, counts = self.starts[examples], self.starts[examples + 1] - self.starts[examples]
+        columns = np.arange(max(1, int(counts.max(initial=0))))
+        inside = columns[None, :] < counts[:, None]
+        places = np.where(inside, inside.cumsum().reshape(inside.shape) - 1, -1)
+        return self.rows.padded((starts[:, None] + columns[None, :])[inside], fill), places
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded tensors of B examples; ids from V upwards name a context's words that the vocabulary lacks.
+
+    The fields that are None by default are there for the systems that ask for them (`corpus.extras`). Their words are
+    vocabulary ids. Utterances (N in all, at most U of one example) and phrases (F in all, at most P) have no row of
+    padding: they are those of all examples together, and a `..._row` says which are whose.
 
     Attributes:
         index: position of each example in its split [B].
@@ -78,6 +122,19 @@ class Batch:
         reaction: words inferred for xReact, perhaps none [B, R].
         target: extended word ids of the gold reply, EOS last [B, T]; only losses and scores read it.
         target_positions: flat positions of the N real target tokens in [B * T], row by row [N].
+        emotion_words: CLS, then the context's emotion words in their order [B, .].
+        concepts: related words of the context's words, most intense first, perhaps none [B, C].
+        concept_words: the context word that each concept belongs to [B, C].
+        utterances: CLS first; each context's last utterance, then its sentences if it has several [N, .].
+        utterance_row: row in `utterances` of an example's first, second, ... one; -1 at padding [B, U].
+        reactions: distinct words of the xReact phrases inferred from each utterance, perhaps none [N, .].
+        phrases: CLS first; the phrases inferred for xIntent, xNeed, xWant and xEffect, each different one once [F, .].
+        phrase_row: row in `phrases` of an example's first, second, ... one; -1 at padding [B, P].
+        phrase_relation: 0 to 3, the relation of each phrase; -1 at padding [B, P].
+        phrase_owner: the place in U of the utterance each phrase was inferred from; -1 at padding [B, P].
+        feedback: CLS, then the speaker's turn after the gold reply; train only, only losses read it [B, .].
+        feedback_emotion_words: CLS, then the emotion words of `feedback`; train only [B, .].
+        reply_emotion_words: CLS, then the emotion words of the gold reply; train only [B, .].
     """
 
     index: Tensor
@@ -88,6 +145,19 @@ class Batch:
     reaction: Tensor
     target: Tensor
     target_positions: Tensor
+    emotion_words: Tensor | None = None
+    concepts: Tensor | None = None
+    concept_words: Tensor | None = None
+    utterances: Tensor | None = None
+    utterance_row: Tensor | None = None
+    reactions: Tensor | None = None
+    phrases: Tensor | None = None
+    phrase_row: Tensor | None = None
+    phrase_relation: Tensor | None = None
+    phrase_owner: Tensor | None = None
+    feedback: Tensor | None = None
+    feedback_emotion_words: Tensor | None = None
+    reply_emotion_words: Tensor | None = None
 
     @property
     def context_real(self) -> Tensor:
@@ -101,7 +171,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        values: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Batch(**{name: None if value is None else value.to(device) for name, value in values.items()})
 
     def __len__(self) -> int:
         return int(self.index.shape[0])
@@ -117,6 +188,7 @@ class Examples:
         context, speakers, target: ragged rows, one an example (see `Batch`).
         cognitive: ragged rows, four an example, each with CLS first.
         reaction: ragged rows, one an example.
+        extras: further fields of `Batch` by name, where asked for.
     """
 
     conversation: IntArray
@@ -126,6 +198,7 @@ class Examples:
     target: Ragged
     cognitive: Ragged
     reaction: Ragged
+    extras: Mapping[str, Ragged | Groups] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.emotion)
@@ -143,7 +216,29 @@ class Examples:
             reaction=torch.from_numpy(self.reaction.padded(rows, PAD)),
             target=torch.from_numpy(target),
             target_positions=torch.from_numpy(np.flatnonzero(target != PAD)),
+            **collated_extras(self.extras, rows),
         )
+
+
+def collated_extras(extras: Mapping[str, Ragged | Groups], rows: IntArray) -> dict[str, Tensor]:
+    """Collate the extras of the given examples: field of `Batch` -> tensor."""
+    arrays: dict[str, IntArray] = {}
+    for name, extra in extras.items():
+        if isinstance(extra, Groups):
+            arrays[name], places = extra.packed(rows, PAD)
+            if name == "phrases":
+                arrays[name], places = _once_each(arrays[name], places)
+            if name in ROW_FIELDS:
+                arrays[ROW_FIELDS[name]] = places
+        else:
+            arrays[name] = extra.padded(rows, -1 if name.startswith("phrase_") else PAD)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _once_each(rows: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different rows, and `places` (-1 where there is none) among them."""
+    different, inverse = np.unique(rows, axis=0, return_inverse=True)
+    return different, np.append(inverse.reshape(-1), -1)[places]
 
 
 def shuffled_batches(lengths: IntArray, batch_size: int, seed: int, epoch: int, pool: int = 100) -> list[IntArray]:

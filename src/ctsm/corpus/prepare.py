@@ -13,7 +13,18 @@ from safetensors.numpy import save
 
 from ctsm.corpus.batches import Examples, Ragged
 from ctsm.corpus.emotions import EMOTIONS
-from ctsm.corpus.encoding import encode_context, encode_inferences, encode_reply
+from ctsm.corpus.encoding import CONCEPTS, encode_context, encode_inferences, encode_reply
+from ctsm.corpus.extras import (
+    EXTRAS,
+    ExtrasBuilder,
+    Later,
+    WordKnowledge,
+    needs_of,
+    save_extras,
+    split_file,
+    sub_utterances,
+    table_file,
+)
 from ctsm.corpus.prepared import (
     FORMAT,
     INFERENCES,
@@ -30,6 +41,10 @@ from ctsm.corpus.reader import Conversation, listener_turns, read_dialogues
 from ctsm.corpus.sample import SAMPLE_TERMS, is_sample, sample_path
 from ctsm.errors import CtsmError
 from ctsm.files import atomic_directory, sha256_of, write_json
+from ctsm.knowledge.adjectives import adjectives_of
+from ctsm.knowledge.conceptnet import related_words
+from ctsm.knowledge.emolex import read_emolex
+from ctsm.knowledge.function_words import FUNCTION_WORDS
 from ctsm.knowledge.idf import inverse_document_frequency
 from ctsm.knowledge.inference import Inferences, InferenceSource, infer_with_cache, open_source
 from ctsm.knowledge.vad import read_vad
@@ -46,9 +61,15 @@ TERMS = {
     "atomic": "ATOMIC: CC BY 4.0",
     "comet": "COMET-ATOMIC-2020: code Apache-2.0, data CC BY 4.0",
     "file": "those of the source the file was made with",
+    "emotion_words": "NRC EmoLex: free for research, not to be redistributed",
+    "concepts": "ConceptNet: CC BY-SA 4.0",
 }
 OWN_TERMS = "those of the dialogues' owner"
-RESTRICTED = frozenset({"vad"})
+RESTRICTED = frozenset({"vad", "emotion_words"})
+LEAST_INTENSITY = 0.6
+"""Emotional intensity that makes a related word a concept (KEMP)."""
+CONCEPTS_PER_WORD = 1
+"""Concepts of one word, the most intense ones (KEMP's published command)."""
 
 Tokens = list[str]
 Report = Callable[[str], None]
@@ -67,6 +88,11 @@ class PrepareOptions:
         inferences_cache: file that keeps the inferences as they are made, so that an interrupted run goes on.
         vocabulary: words of all splits and fields (the papers' set-up), or of the training dialogues only.
         seed: of the vectors of words that have none.
+        emotion_words: NRC EmoLex (word-level layout), "sample", or None for no emotion words.
+        adjectives: whether adjectives, found by nltk's tagger, are emotion words too.
+        concepts: ConceptNet's assertions, "sample", or None for no concepts.
+        feedback: whether to keep the speaker's next turn of the training examples.
+        cognition: whether to infer for each sentence of the last utterance too.
     """
 
     dialogues: str
@@ -77,6 +103,22 @@ class PrepareOptions:
     inferences_cache: Path | None = None
     vocabulary: Literal["all", "train"] = "all"
     seed: int = 42
+    emotion_words: str | None = None
+    adjectives: bool = False
+    concepts: str | None = None
+    feedback: bool = False
+    cognition: bool = False
+
+    @property
+    def needs(self) -> list[str]:
+        """What is prepared beyond CTSM's data."""
+        asked = {
+            "emotion_words": self.emotion_words is not None,
+            "concepts": self.concepts is not None,
+            "feedback": self.feedback,
+            "cognition": self.cognition,
+        }
+        return [need for need, wanted in asked.items() if wanted]
 
 
 @dataclass(frozen=True)
@@ -109,11 +151,18 @@ def prepare(options: PrepareOptions, out: Path, report: Report = lambda _message
     vocabulary = build_vocabulary(splits, options.vocabulary)
     report(f"vocabulary of {len(vocabulary):,} words")
     tables, table_facts = _word_tables(options, splits["train"], vocabulary, report)
+    knowledge, knowledge_facts = _word_knowledge(options, tables, splits["train"], vocabulary, report)
     with atomic_directory(out) as folder:
         vocabulary.save(folder / VOCABULARY)
         (folder / WORDS).write_bytes(save(tables))
-        inferences = _infer(source, options.inferences_cache, dialogues, report)
+        inferences = _infer(source, options, dialogues, report)
         counts = {split: _write_split(folder, split, splits[split], vocabulary, inferences) for split in SPLITS}
+        if options.needs:
+            report(f"collecting {', '.join(options.needs)}")
+            (folder / EXTRAS).mkdir()
+            knowledge.save(folder / EXTRAS)
+            for split in SPLITS:
+                _write_extras(folder, split, splits[split], vocabulary, inferences, knowledge, options.needs)
         (folder / INFERENCES).mkdir()
         source.save(folder / INFERENCES)
         manifest = {
@@ -127,6 +176,8 @@ def prepare(options: PrepareOptions, out: Path, report: Report = lambda _message
             "inferences": source.describe(),
             "resources": _resources(options, dialogues_path, source),
         }
+        if options.needs:
+            manifest[EXTRAS] = _extras_facts(folder / EXTRAS, options, knowledge_facts)
         write_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -144,6 +195,15 @@ def _check(options: PrepareOptions, out: Path) -> None:
         raise CtsmError(f"--vector-size is {options.vector_size}; it must be at least 1.")
     if options.seed < 0:
         raise CtsmError(f"--seed is {options.seed}; it must not be negative.")
+    for option, wanted, other, given in (
+        ("--adjectives", options.adjectives, "--emotion-words", options.emotion_words),
+        ("--feedback", options.feedback, "--emotion-words", options.emotion_words),
+        ("--concepts", options.concepts, "--vad", options.vad),
+    ):
+        if wanted and not given:
+            raise CtsmError(f"{option} needs {other}; give both or leave {option} out.")
+    if options.cognition and options.inferences == "none":
+        raise CtsmError("--cognition needs inferences; give --inferences too or leave --cognition out.")
 
 
 def build_vocabulary(splits: dict[str, _Tokenised], words_of: Literal["all", "train"]) -> Vocabulary:
@@ -204,13 +264,54 @@ def _word_tables(
     return tables, facts
 
 
+def _word_knowledge(
+    options: PrepareOptions, tables: dict[str, Any], train: _Tokenised, vocabulary: Vocabulary, report: Report
+) -> tuple[WordKnowledge, dict[str, dict[str, Any]]]:
+    """Return emotion words and concepts of the vocabulary where asked for, and what the manifest says of them."""
+    facts: dict[str, dict[str, Any]] = {}
+    emotional = concepts = intensity = None
+    if options.emotion_words is not None:
+        report(f"reading {options.emotion_words}")
+        lexicon = read_emolex(_resolve(options.emotion_words, "emotion_words"))
+        adjectives = frozenset[str]()
+        if options.adjectives:
+            report("tagging adjectives")
+            adjectives = adjectives_of(turn for conversation in train.turns for turn in conversation)
+        emotional = np.array([word in lexicon or word in adjectives for word in vocabulary.words])
+        facts["emotion_words"] = {
+            "entries": len(lexicon),
+            "adjectives": len(adjectives - lexicon) if options.adjectives else None,
+            "words_found": int(emotional.sum()),
+        }
+    if options.concepts is not None:
+        report(f"reading {options.concepts}")
+        content = {word: row for row, word in enumerate(vocabulary.words) if word.isalpha() and word.islower()}
+        content = {word: row for word, row in content.items() if word not in FUNCTION_WORDS}
+        intense = {word: float(tables["intensity"][row]) for word, row in content.items() if tables["in_lexicon"][row]}
+        intense = {word: value for word, value in intense.items() if value >= LEAST_INTENSITY}
+        related = related_words(_resolve(options.concepts, "concepts"), intense, content)
+        concepts = Ragged.from_rows(
+            [vocabulary.ids(related.get(word, [])[:CONCEPTS_PER_WORD]) for word in vocabulary.words]
+        )
+        intensity = tables["intensity"][concepts.values]
+        facts["concepts"] = {
+            "words_with_concepts": len(related),
+            "least_intensity": LEAST_INTENSITY,
+            "per_word": CONCEPTS_PER_WORD,
+            "per_example": CONCEPTS,
+        }
+    return WordKnowledge(emotional, concepts, intensity), facts
+
+
 def _infer(
-    source: InferenceSource, cache_file: Path | None, dialogues: dict[str, list[Conversation]], report: Report
+    source: InferenceSource, options: PrepareOptions, dialogues: dict[str, list[Conversation]], report: Report
 ) -> dict[str, Inferences]:
-    """Infer for the last context utterance of every example: utterance -> inferences."""
-    utterances = list(dict.fromkeys(turn.context[-1] for split in SPLITS for turn in listener_turns(dialogues[split])))
-    report(f"inferring for {len(utterances):,} utterances with {source.name}")
-    return dict(zip(utterances, infer_with_cache(source, utterances, cache_file), strict=True))
+    """Infer for the last context utterance of every example, and for its sentences: text -> inferences."""
+    texts = list(dict.fromkeys(turn.context[-1] for split in SPLITS for turn in listener_turns(dialogues[split])))
+    if options.cognition:
+        texts = list(dict.fromkeys([*texts, *(part for text in texts for part in sub_utterances(text))]))
+    report(f"inferring for {len(texts):,} utterances with {source.name}")
+    return dict(zip(texts, infer_with_cache(source, texts, options.inferences_cache), strict=True))
 
 
 def _write_split(
@@ -232,17 +333,61 @@ def _write_split(
             cognitive.extend(rows)
             reaction.append(reactions)
             texts.append(_example_text(conversation, turns, reply, context.oov))
-    ragged = {name: Ragged.from_rows(columns[name]) for name in ("context", "speakers", "target")}
     examples = Examples(
         conversation=np.asarray(columns["conversation"], dtype=np.int32),
         emotion=np.asarray(columns["emotion"], dtype=np.int32),
+        context=Ragged.from_rows(columns["context"]),
+        speakers=Ragged.from_rows(columns["speakers"]),
+        target=Ragged.from_rows(columns["target"]),
         cognitive=Ragged.from_rows(cognitive),
         reaction=Ragged.from_rows(reaction),
-        **ragged,
     )
     save_examples(folder, split, examples, texts)
     utterances = sum(len(conversation.turns) for conversation in data.conversations)
     return {"conversations": len(data.conversations), "utterances": utterances, "examples": len(examples)}
+
+
+def _write_extras(
+    folder: Path,
+    split: str,
+    data: _Tokenised,
+    vocabulary: Vocabulary,
+    inferences: dict[str, Inferences],
+    knowledge: WordKnowledge,
+    needs: Sequence[str],
+) -> None:
+    """Encode and write what some systems need of one split, in the order of its examples."""
+    needs = needs_of(split, needs)
+    builder = ExtrasBuilder(needs, vocabulary, knowledge)
+    for conversation, turns in zip(data.conversations, data.turns, strict=True):
+        for reply in range(1, len(turns), 2):
+            following = conversation.turns[reply + 1 : reply + 2]
+            builder.add(
+                [word for turn in turns[:reply] for word in vocabulary.ids(turn)],
+                conversation.turns[reply - 1],
+                inferences.__getitem__,
+                Later(
+                    vocabulary.ids(turns[reply]),
+                    [word for turn in following for word in vocabulary.ids(tokenise(turn))],
+                ),
+            )
+    extras = builder.build()
+    for need in needs:
+        save_extras(folder / EXTRAS, need, split, extras)
+
+
+def _extras_facts(folder: Path, options: PrepareOptions, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the manifest's part on each need: facts, the inputs behind it, and the hash of each of its files."""
+    described: dict[str, Any] = {}
+    for need in options.needs:
+        names = [table_file(need), *(split_file(need, split) for split in SPLITS)]
+        inputs = {"emotion_words": options.emotion_words, "concepts": options.concepts}.get(need)
+        described[need] = {
+            **facts.get(need, {}),
+            "resources": [] if inputs is None else [_resource(need, _resolve(inputs, need))],
+            "files": {name: sha256_of(folder / name) for name in names if (folder / name).is_file()},
+        }
+    return described
 
 
 def _example_text(conversation: Conversation, turns: Sequence[Tokens], reply: int, oov: Iterable[str]) -> ExampleText:

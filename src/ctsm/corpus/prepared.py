@@ -6,13 +6,14 @@ words.safetensors        per-word tables
 {train,dev,test}.safetensors   ragged integer arrays
 {train,dev,test}.jsonl   texts and ids of the examples, for replies files and scores
 inferences/              what the inference source needs to answer for a new utterance
+extras/                  what some systems need beyond CTSM's data, where asked for (see `corpus.extras`)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from ctsm.corpus.batches import Examples, Ragged
+from ctsm.corpus.batches import Examples, Groups, Ragged
+from ctsm.corpus.extras import EXTRAS, NEEDS, WordKnowledge, load_extras, needs_of, split_file, table_file
 from ctsm.errors import CtsmError
 from ctsm.files import read_json, sha256_of
 from ctsm.knowledge.inference import SOURCE_FILE
@@ -36,7 +38,7 @@ VOCABULARY = "vocabulary.txt"
 WORDS = "words.safetensors"
 INFERENCES = "inferences"
 HASHED_FILES = (VOCABULARY, WORDS, *(f"{split}.safetensors" for split in SPLITS))
-NAMES = frozenset({MANIFEST, INFERENCES, *HASHED_FILES, *(f"{split}.jsonl" for split in SPLITS)})
+NAMES = frozenset({MANIFEST, INFERENCES, EXTRAS, *HASHED_FILES, *(f"{split}.jsonl" for split in SPLITS)})
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,60 @@ class PreparedData:
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """Per-word tables by name: vectors, vad, in_lexicon, idf, intensity, labels."""
-        return _load(self.directory / WORDS)
+        """Per-word tables by name: vectors, vad, in_lexicon, idf, intensity, labels; emotional where prepared."""
+        tables = _load(self.directory / WORDS)
+        if "emotion_words" in self.manifest.get(EXTRAS, {}):
+            self._check_extra("emotion_words", table_file("emotion_words"))
+            knowledge = WordKnowledge.load(self.directory / EXTRAS, {"emotion_words"}, len(self.vocabulary))
+            tables["emotional"] = knowledge.emotional
+        return tables
 
-    def examples(self, split: str) -> Examples:
-        """Load one split's arrays."""
+    def require(self, needs: Collection[str]) -> None:
+        """Check that the dataset has what a model needs beyond CTSM's data (`corpus.extras.NEEDS`).
+
+        Raises:
+            CtsmError: naming what is missing and the options of `ctsm prepare` that add it.
+        """
+        missing = [NEEDS[need] for need in NEEDS if need in needs and need not in self.manifest.get(EXTRAS, {})]
+        if missing:
+            titles, options = " and ".join(need.title for need in missing), " ".join(need.option for need in missing)
+            raise CtsmError(
+                f"{self.directory}: was prepared without {titles}, which the model needs; run `ctsm prepare` again "
+                f"with {options}."
+            )
+
+    def extras_hashes(self, needs: Collection[str]) -> dict[str, str]:
+        """Return the SHA-256 of each file of the given needs, by name: what `fingerprint` does not cover."""
+        self.require(needs)
+        return {
+            name: digest
+            for need in NEEDS
+            if need in needs
+            for name, digest in self.manifest[EXTRAS][need]["files"].items()
+        }
+
+    def examples(self, split: str, needs: Collection[str] = ()) -> Examples:
+        """Load one split's arrays, with the extras that `needs` name and the split can have.
+
+        Raises:
+            CtsmError: a file is damaged, or the dataset was prepared without a need.
+        """
         arrays = _load(self.directory / f"{split}.safetensors")
         ragged = {name: Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in RAGGED}
-        return Examples(conversation=arrays["conversation"], emotion=arrays["emotion"], **ragged)
+        extras: dict[str, Ragged | Groups] = {}
+        if needs:
+            self.require(needs)
+            for need in needs_of(split, needs):
+                self._check_extra(need, split_file(need, split))
+                extras |= load_extras(self.directory / EXTRAS, need, split)
+        return Examples(conversation=arrays["conversation"], emotion=arrays["emotion"], **ragged, extras=extras)
+
+    def _check_extra(self, need: str, name: str) -> None:
+        """Refuse a file of extras that is not the one the manifest knows."""
+        path = self.directory / EXTRAS / name
+        _require(path)
+        if sha256_of(path) != self.manifest[EXTRAS][need]["files"].get(name):
+            raise CtsmError(f"{path}: differs from the manifest's SHA-256; run `ctsm prepare` again.")
 
     def texts(self, split: str) -> list[ExampleText]:
         """Load the texts of one split, in the order of its examples."""

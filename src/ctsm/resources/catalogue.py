@@ -43,7 +43,7 @@ class Resource:
             or "convert" COMET's checkpoint.
         members: base names of the zip members to use, in order.
         unpacked_limit: bytes the members may have together; a larger archive is refused as a zip bomb.
-        option: the option of `ctsm prepare` that takes `product`, with {} for the path; None when there is none.
+        option: the option of `ctsm prepare` that takes `product`, with {} for the path.
         checked: whether the project has seen the address deliver the right file.
     """
 
@@ -53,12 +53,12 @@ class Resource:
     file: str
     terms: Terms
     product: str
+    option: str
     about_bytes: int | None = None
     sha256: str | None = None
     make: Literal["keep", "join", "convert"] = "keep"
     members: tuple[str, ...] = ()
     unpacked_limit: int = 0
-    option: str | None = None
     checked: bool = False
 
 
@@ -120,6 +120,7 @@ CATALOGUE: dict[str, Resource] = {
             make="join",
             members=("NRC-Emotion-Lexicon-Wordlevel-v0.92.txt",),
             unpacked_limit=64 * MEGABYTE,
+            option="--emotion-words {}",
             terms=Terms("NRC terms of use", _NRC_SUMMARY, "https://saifmohammad.com/WebPages/NRC-Emotion-Lexicon.htm"),
         ),
         Resource(
@@ -145,6 +146,7 @@ CATALOGUE: dict[str, Resource] = {
             file="conceptnet-assertions-5.7.0.csv.gz",
             product="conceptnet-assertions-5.7.0.csv.gz",
             about_bytes=500 * MEGABYTE,
+            option="--concepts {}",
             terms=Terms(
                 "CC BY-SA 4.0",
                 "You may use, share and change it if you credit ConceptNet and share derived data alike.",

@@ -78,6 +78,17 @@ def fetch(
     return [directory / resource.product for resource in resources]
 
 
+def already_fetched(names: Iterable[str], directory: Path) -> set[str]:
+    """Return those of the named resources that are there by the record in `directory`; no file is verified.
+
+    Raises:
+        CtsmError: a name is not in the catalogue, or the record cannot be read.
+    """
+    records = _read_records(directory)
+    files = {resource.name: records.get(resource.name, {}).get("files", {}) for resource in find(names)}
+    return {name for name, made in files.items() if made and all((directory / file).exists() for file in made)}
+
+
 def _get(
     resource: Resource, address: str, directory: Path, records: dict[str, dict[str, Any]], patience: Patience | None
 ) -> None:
@@ -154,10 +165,7 @@ def _ask(resources: list[Resource], accept_terms: bool) -> None:
 
 def _where(resource: Resource, directory: Path, how: str) -> str:
     """Return the closing line about a resource."""
-    path = directory / resource.product
-    if resource.option is None:
-        return f"{resource.name}: {how}: {path} (`ctsm prepare` has no option for it yet)"
-    return f"{resource.name}: {how}: ctsm prepare {resource.option.format(path)}"
+    return f"{resource.name}: {how}: ctsm prepare {resource.option.format(directory / resource.product)}"
 
 
 def _files_of(product: Path) -> list[Path]:

@@ -35,8 +35,13 @@ def tokenise(text: str) -> list[str]:
 
     Double quotes become the Treebank's `` and ''. No token is empty or contains white space.
     """
-    sentences, words = _nltk_tokenisers()
-    return [token for sentence in sentences(normalise(text)) for token in words(sentence)]
+    words = _nltk_tokenisers()[1]
+    return [token for sentence in sentences(text) for token in words(sentence)]
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of `text`, normalised, as `tokenise` splits it."""
+    return _nltk_tokenisers()[0](normalise(text))
 
 
 @cache
