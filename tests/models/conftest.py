@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctsm.corpus.batches import Batch
-from ctsm.models.base import WordTables
+from ctsm.models.base import EmpatheticModel, WordTables
 from ctsm.models.ctsm import CTSM, CTSMOptions
 
 Array = NDArray[np.float64]
@@ -134,12 +134,12 @@ def captured(model: nn.Module, *names: str) -> Iterator[dict[str, tuple[Any, Any
 
 
 class Reference:
-    """CTSM's equations for one unpadded example."""
+    """CTSM's equations for one unpadded example; its blocks are those of every model."""
 
-    def __init__(self, model: CTSM) -> None:
+    def __init__(self, model: EmpatheticModel) -> None:
         self.values = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
         self.options = model.options
-        self.labels = model.label_ids.tolist()
+        self.labels = LABELS
 
     def linear(self, name: str, x: Array) -> Array:
         y = x @ self.values[f"{name}.weight"].T
@@ -154,6 +154,16 @@ class Reference:
     def softmax(x: Array) -> Array:
         powers = np.exp(x - x.max())
         return powers / powers.sum()
+
+    @staticmethod
+    def smoothed_loss(words: Array, target: list[int], smoothing: float) -> float:
+        """Sum over tokens of the cross-entropy of probabilities [T, V] with label-smoothed targets; none on PAD."""
+        total = 0.0
+        for row, gold in zip(words, target, strict=True):
+            for word in range(len(row)):
+                share = 1 - smoothing if word == gold else 0.0 if word == PAD else smoothing / (len(row) - 2)
+                total -= share * math.log(row[word])
+        return total
 
     @staticmethod
     def positions(length: int, size: int) -> Array:
@@ -209,9 +219,13 @@ class Reference:
             x = x + self.feed_forward(f"{layer}.feed_forward", self.norm(f"{layer}.feed_forward_norm", x), (-1, 0, 1))
         return self.norm(f"{name}.norm", x)
 
-    def decoder(self, words: list[int], memory: Array) -> tuple[Array, Array]:
-        """States [T, D] that predict each word and the one after, and scores to copy by [T, S]."""
-        x = self.linear("decoder.projection", self.embed(words))
+    def decoder(self, words: list[int], memory: Array, start: Array | None = None) -> tuple[Array, Array]:
+        """States [T, D] that predict each word and the one after, and scores to copy by [T, S].
+
+        A vector `start` [D] goes before the words.
+        """
+        x = self.embed(words)
+        x = self.linear("decoder.projection", x if start is None else np.concatenate([start[None], x]))
         x = x + self.positions(*x.shape)
         scores = np.zeros(0)
         for index in range(self.options.layers):

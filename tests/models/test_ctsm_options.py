@@ -22,6 +22,7 @@ SWITCHES = {
     "decoder_memory": ("stu", "stu+emo"),
     "contrastive_negatives": ("both_views", "cross_view", "paper"),
 }
+ABLATIONS = {"without": ("", "TEE", "SEE", "EGM", "CCL", "EGM & CCL")}
 
 
 def full_size(**changes: Any) -> CTSM:
@@ -75,10 +76,10 @@ def test_block_counts(block: str, parameters: int) -> None:
     assert count(full_size().get_submodule(block)) == parameters
 
 
-def test_the_five_switches_are_the_only_open_points() -> None:
+def test_the_five_switches_and_the_ablations_are_the_only_open_points() -> None:
     hints = get_type_hints(CTSMOptions)
     choices = {name: get_args(hint) for name, hint in hints.items() if hint not in (int, float)}
-    assert choices == SWITCHES
+    assert choices == SWITCHES | ABLATIONS
 
 
 def one_step(build: SimpleNamespace, options: CTSMOptions) -> CTSM:

@@ -133,6 +133,38 @@ def test_sparse_loss_and_gradients_equal_the_dense_mixtures(
         torch.testing.assert_close(nothing if a is None else a, nothing if b is None else b, rtol=1e-8, atol=1e-12)
 
 
+@NUMBERS
+@given(
+    rows=SOURCE_ROWS,
+    choices=st.lists(st.integers(0, 99), min_size=4, max_size=4),
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([0.1, 1.0, 5.0]),
+    smoothing=st.sampled_from([0.0, 0.1, 0.7]),
+)
+def test_smoothed_loss_and_gradients_equal_the_dense_mixtures(
+    rows: list[list[int]], choices: list[int], seed: int, scale: float, smoothing: float
+) -> None:
+    """The rest goes to every other vocabulary word but PAD, also where the target is a word outside the vocabulary."""
+    made = case(rows, seed, scale)
+    support = [[word for word in range(EXTENDED) if word != PAD and (word < V or word in row)] for row in rows]
+    target = [words[choice % len(words)] for words, choice in zip(support, choices, strict=False)]
+    smoothed = made.generator.smoothed(made.hidden, made.scores, made.source, torch.tensor(target), smoothing)
+    expected = []
+    for word, row in zip(target, dense_of(made), strict=True):
+        others = [other for other in range(V) if other not in (word, PAD)]
+        shares = {word: 1 - smoothing} | {other: smoothing / len(others) for other in others}
+        expected.append(-sum(share * row[other].log() for other, share in shares.items()))
+    torch.testing.assert_close(smoothed.loss, torch.stack(expected), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(smoothed.nll, -dense_of(made)[torch.arange(len(rows)), target].log())
+    inputs = (made.hidden, made.scores, *made.generator.parameters())
+    upstream = torch.randn(len(rows), dtype=torch.float64)
+    sparse = torch.autograd.grad((smoothed.loss * upstream).sum(), inputs, allow_unused=True)
+    wanted = torch.autograd.grad((torch.stack(expected) * upstream).sum(), inputs, allow_unused=True)
+    for a, b, like in zip(sparse, wanted, inputs, strict=True):
+        nothing = torch.zeros_like(like)
+        torch.testing.assert_close(nothing if a is None else a, nothing if b is None else b, rtol=1e-8, atol=1e-11)
+
+
 def check_best(best: Tensor, value: Tensor | None, allowed: Tensor) -> None:
     """`best` is the arg-max of `allowed` [N, EXTENDED] (probabilities, banned ones 0), up to rounding."""
     chosen = allowed.gather(1, best[:, None])[:, 0]

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import jsonargparse
 
-from ctsm.decoding.options import SECTION, DecodingOptions, Method
+from ctsm.decoding.options import SECTION, DecodingOptions, Method, Precision
 from ctsm.errors import CtsmError
 
 HELP = {
@@ -22,6 +22,7 @@ HELP = {
     "no_repeat_ngram": "say no sequence of this many words twice in a reply (0: off)",
     "repetition_penalty": "factor on the log-probability of words said before in the reply (1: off)",
     "seed": "sample: makes the replies repeatable (default: new ones each time)",
+    "precision": "of the large matrix products: fp32, or bf16 (faster on processors with bf16 units)",
 }
 
 
@@ -31,7 +32,7 @@ def add_decoding_arguments(parser: jsonargparse.ArgumentParser, without: tuple[s
     for name, text in HELP.items():
         if name not in without:
             flag, default = "--" + _flag(name).replace("_", "-"), defaults[name]
-            kind = {"method": Method, "seed": int}.get(name, type(default))
+            kind = {"method": Method, "seed": int, "precision": Precision}.get(name, type(default))
             parser.add_argument(flag, type=kind, default=default, help=text)
 
 

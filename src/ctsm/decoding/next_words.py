@@ -14,7 +14,8 @@ from torch import Tensor
 from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.repetition import affected_words, candidate_scores, distribution_scores
 from ctsm.models.base import DecoderStep, EmpatheticModel
-from ctsm.nn.pointer import CopySource, PointerGenerator
+from ctsm.nn.generator import Generator
+from ctsm.nn.pointer import CopySource
 from ctsm.nn.top_k import top_k
 from ctsm.text.vocabulary import CLS, PAD, SOS, SYS, UNK, USR
 
@@ -51,7 +52,7 @@ class NextWords:
         banned: NEVER_SAID on the model's device.
     """
 
-    generator: PointerGenerator
+    generator: Generator
     options: DecodingOptions
     banned: Tensor
 

@@ -8,6 +8,7 @@ from typing import Literal
 from ctsm.options import check_options
 
 Method = Literal["greedy", "beam", "sample"]
+Precision = Literal["fp32", "bf16"]
 
 MAX_TOKENS = 51
 """The family's limit: a loop of 51 steps."""
@@ -46,6 +47,7 @@ class DecodingOptions:
         no_repeat_ngram: no sequence of this many words occurs twice in a reply; 0 for no such rule.
         repetition_penalty: factor on the log-probability of a word that the reply has already; 1 for none.
         seed: of sampling; None draws a new one each time.
+        precision: of the large matrix products; bf16 is faster on processors with bf16 units, and a few replies differ.
     """
 
     method: Method = "greedy"
@@ -59,6 +61,7 @@ class DecodingOptions:
     no_repeat_ngram: int = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, and settings that the method does not read.

@@ -42,18 +42,20 @@ def follow(model: EmpatheticModel, context: Context, max_tokens: int, choose: Ch
     count = context.memory.shape[0]
     replies = torch.full((count, max_tokens), EOS, device=device)
     totals = torch.zeros(count, dtype=torch.float64, device=device)
-    rows = torch.arange(count, device=device)
-    said = replies[:, :0]
-    for step in range(max_tokens):
+    # Of the unfinished replies: their rows in the batch, words and log-probabilities so far.
+    rows, said, total = torch.arange(count, device=device), replies[:, :0], totals
+    for length in range(1, max_tokens + 1):
         words, log_probability = choose(model.decode(said[:, -1:], context, cache), source, said, rows)
-        replies[rows, step] = words
-        totals[rows] += log_probability.double()
-        going = (words != EOS).nonzero().squeeze(1)
-        if going.numel() == 0:
-            break
         said = torch.cat([said, words[:, None]], dim=1)
-        if going.numel() < rows.numel():
-            rows, said, cache, source = rows[going], said[going], cache.select(going), source.rows(going)
+        total = total + log_probability
+        going = (words != EOS).nonzero().squeeze(1)
+        left = 0 if length == max_tokens else going.numel()
+        if left < rows.numel():
+            replies[rows, :length], totals[rows] = said, total
+            if not left:
+                break
+            rows, said, total = rows[going], said[going], total[going]
+            cache, source = cache.select(going), source.rows(going)
     return hypotheses(replies, totals)
 
 

@@ -21,7 +21,16 @@ class ModelEntry:
     options: str
 
 
-REGISTRY = {"ctsm": ModelEntry("ctsm.models.ctsm", "CTSM", "CTSMOptions")}
+REGISTRY = {
+    "case": ModelEntry("ctsm.models.case", "CASE", "CASEOptions"),
+    "cem": ModelEntry("ctsm.models.cem", "CEM", "CEMOptions"),
+    "ctsm": ModelEntry("ctsm.models.ctsm", "CTSM", "CTSMOptions"),
+    "empdg": ModelEntry("ctsm.models.empdg", "EmpDG", "EmpDGOptions"),
+    "kemp": ModelEntry("ctsm.models.kemp", "KEMP", "KEMPOptions"),
+    "mime": ModelEntry("ctsm.models.mime", "MIME", "MIMEOptions"),
+    "moel": ModelEntry("ctsm.models.moel", "MoEL", "MoELOptions"),
+    "transformer": ModelEntry("ctsm.models.transformer", "Transformer", "TransformerOptions"),
+}
 
 
 def model_class(name: str) -> type[EmpatheticModel]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ctsm.corpus.batches import Batch
 from ctsm.nn.decoder import DecoderCache
-from ctsm.nn.pointer import CopySource, PointerGenerator
+from ctsm.nn.generator import Generator
+from ctsm.nn.pointer import CopySource
 from ctsm.text.vocabulary import UNK
 
 
@@ -29,6 +30,7 @@ class WordTables:
         idf: inverse document frequency in [0, 1] [V].
         intensity: emotion intensity, 0 outside the lexicon [V].
         labels: ids of the 32 emotion words [E].
+        emotional: whether a word is an emotion word [V], bool; None in data prepared without them.
     """
 
     vectors: Tensor
@@ -37,6 +39,7 @@ class WordTables:
     idf: Tensor
     intensity: Tensor
     labels: Tensor
+    emotional: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Context:
         real: mask of the memory's positions [B, S].
         source: what may be copied.
         start: embedding of the decoder's first input [B, D].
-        emotion_logits: [B, E].
+        emotion_logits: [B, E]; None for a model without an emotion head.
         perception: the emotion maps, where asked for and where the model has them.
     """
 
@@ -73,7 +76,7 @@ class Context:
     real: Tensor
     source: CopySource
     start: Tensor
-    emotion_logits: Tensor
+    emotion_logits: Tensor | None
     perception: Perception | None = None
 
 
@@ -93,23 +96,40 @@ class Losses:
 
 
 class Scores(NamedTuple):
-    """Per example: summed negative log-likelihood of the gold reply [B], its tokens incl. EOS [B], logits [B, E]."""
+    """Per example: summed negative log-likelihood of the gold reply [B], its tokens incl. EOS [B], logits [B, E].
+
+    The logits are None for a model without an emotion head.
+    """
 
     nll: Tensor
     tokens: Tensor
-    emotion_logits: Tensor
+    emotion_logits: Tensor | None
 
 
 class EmpatheticModel(nn.Module, ABC):
-    """Base of all systems. A model implements `encode`, `decode`, `start_decoding` and `loss`."""
+    """Base of all systems. A model implements `encode`, `decode`, `start_decoding` and `loss`.
 
-    generator: PointerGenerator
+    Attributes:
+        name: in the registry and in configurations.
+        needs: what its data must hold beside contexts, replies, labels and inferences (a subset of
+            `corpus.extras.NEEDS`); training refuses data prepared without it.
+        generator: the output layer.
+        step: number of the training step, from 1, that the trainer sets before every call of `loss`; 0 outside
+            training. Schedules of a model's own read it.
+        training_only: names of the model's own parts that `loss` alone uses; a model loaded to reply lacks them.
+    """
+
     name: str
+    needs: ClassVar[frozenset[str]] = frozenset()
+    training_only: ClassVar[tuple[str, ...]] = ()
+    generator: Generator
+    step: int
 
     def __init__(self, options: Any, vocabulary_size: int) -> None:
         super().__init__()
         self.options = options
         self.vocabulary_size = vocabulary_size
+        self.step = 0
 
     @abstractmethod
     def install(self, tables: WordTables) -> None:
@@ -140,7 +160,10 @@ class EmpatheticModel(nn.Module, ABC):
 
     def score(self, batch: Batch) -> Scores:
         """Score the gold replies by teacher forcing, under the distribution that decoding uses."""
-        context = self.encode(batch)
+        return self.score_in(self.encode(batch), batch)
+
+    def score_in(self, context: Context, batch: Batch) -> Scores:
+        """Score the gold replies to contexts that are encoded already."""
         step = self.decode(batch.target[:, :-1], context, self.start_decoding(context))
         rows, target = packed_targets(batch)
         log_probability, _ = self.generator.score(

@@ -40,11 +40,12 @@ from ctsm.text.vocabulary import CLS, EOS, PAD, SOS
 EMOTIONS = 32
 VAD_DEFAULTS = {"paper": (0.0, 0.5, 0.0), "kemp": (0.5, 0.0, 0.5)}
 EmotionPool = Literal["attention", "sum_gate", "sum"]
+Ablation = Literal["", "TEE", "SEE", "EGM", "CCL", "EGM & CCL"]
 
 
 @dataclass(frozen=True)
 class CTSMOptions:
-    """Sizes, loss weights and the five open points of the paper.
+    """Sizes, loss weights, the five open points of the paper and its ablations.
 
     Attributes:
         size: width of embeddings and hidden states, d.
@@ -64,6 +65,9 @@ class CTSMOptions:
         emotion_pool: reading of eqs. 11-13: attention over tokens, gated sum, or plain sum.
         decoder_memory: what the decoder attends to: the student's context (eq. 20 as printed), or also H_t and H_s.
         contrastive_negatives: negatives of eq. 23: both views (NT-Xent), the other view, or the paper's denominator.
+        without: what an ablation of Table 3 removes: trait (TEE) or state emotion encoder (SEE), the teacher's
+            guidance (EGM; one head with attention pooling, no intensities, learns the gold label), contrastive
+            learning (CCL), or the last two.
     """
 
     size: int = 300
@@ -83,6 +87,7 @@ class CTSMOptions:
     emotion_pool: EmotionPool = "attention"
     decoder_memory: Literal["stu", "stu+emo"] = "stu"
     contrastive_negatives: Negatives = "both_views"
+    without: Ablation = ""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be built or make no sense."""
@@ -97,6 +102,16 @@ class CTSMOptions:
         for name in ("emotion_weight", "generation_weight", "contrastive_weight", "diversity_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"options.{name} is {getattr(self, name)}; it must not be negative")
+
+    @property
+    def guided(self) -> bool:
+        """Whether a teacher guides the student (section 3.5)."""
+        return "EGM" not in self.without
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether contrastive learning aligns reply and context (eqs. 22-24)."""
+        return "CCL" not in self.without
 
 
 class Fusion(nn.Module):
@@ -169,11 +184,9 @@ class _Encoded(NamedTuple):
 
     semantic: Tensor  # H_C
     knowledge: Tensor  # [B, K, D]
-    trait: Tensor  # V_t
-    state: Tensor  # V_s
-    inclination: Tensor  # V_cos
-    encoded_trait: Tensor  # H_t
-    encoded_state: Tensor  # H_s
+    emotion: Tensor  # [V_t ; V_s]
+    inclination: Tensor | None  # V_cos
+    encoded_emotion: Tensor  # H_ts = [H_t ; H_s]
     student: Tensor  # H_C^stu
     intensity: Tensor  # I [B, S]
     real: Tensor  # [B, S]
@@ -199,6 +212,7 @@ class CTSM(EmpatheticModel):
         sizes = BlockSizes(options.layers, options.heads, options.depth, options.filter_size)
         trait_size = 3 + 1 + options.semantic_size
         state_size = EMOTIONS + 1 + options.semantic_size
+        emotion_size = trait_size * (options.without != "TEE") + state_size * (options.without != "SEE")
         self.embedding = nn.Embedding(vocabulary_size, size, padding_idx=PAD)
         self.positions = Positions(size)
         # 3.3 inference-enriched context
@@ -206,26 +220,31 @@ class CTSM(EmpatheticModel):
         self.cognitive_encoder = Encoder(size, size, sizes)
         self.affective_encoder = Encoder(size, size, sizes)
         self.student_fusion = Fusion(options, sizes)
-        self.teacher_fusion = Fusion(options, sizes)
-        if options.fusion_sharing in ("mlp_only", "all"):
-            self.teacher_fusion.mlp = self.student_fusion.mlp
-        if options.fusion_sharing == "all":
-            self.teacher_fusion = self.student_fusion
+        if options.guided:
+            self.teacher_fusion = Fusion(options, sizes)
+            if options.fusion_sharing in ("mlp_only", "all"):
+                self.teacher_fusion.mlp = self.student_fusion.mlp
+            if options.fusion_sharing == "all":
+                self.teacher_fusion = self.student_fusion
         # 3.4 trait and state emotions
         self.condense = Linear(size, options.semantic_size, bias=False)
-        self.label_map = Linear(size, size)
-        self.word_map = Linear(size, size)
-        self.trait_encoder = Encoder(trait_size, trait_size, sizes)
-        self.state_encoder = Encoder(state_size, state_size, sizes)
+        if options.without != "SEE":
+            self.label_map = Linear(size, size)
+            self.word_map = Linear(size, size)
+        if options.without != "TEE":
+            self.trait_encoder = Encoder(trait_size, trait_size, sizes)
+        if options.without != "SEE":
+            self.state_encoder = Encoder(state_size, state_size, sizes)
         # 3.5 emotion guidance
-        self.teacher_head = EmotionHead(size + trait_size + state_size, options.emotion_pool)
-        self.student_head = EmotionHead(size + trait_size + state_size, options.emotion_pool)
+        if options.guided:
+            self.teacher_head = EmotionHead(size + emotion_size, options.emotion_pool)
+        self.student_head = EmotionHead(size + emotion_size, options.emotion_pool if options.guided else "attention")
         # 3.6 decoder and cross-contrastive learning
-        memory_size = size if options.decoder_memory == "stu" else size + trait_size + state_size
-        self.decoder = Decoder(size, memory_size, sizes)
+        self.decoder = Decoder(size, size if options.decoder_memory == "stu" else size + emotion_size, sizes)
         self.generator = PointerGenerator(size, vocabulary_size)
-        self.reply_encoder = Encoder(size, size, sizes)
-        self.emotion_view = Linear(trait_size + state_size, size)
+        if options.contrasted:
+            self.reply_encoder = Encoder(size, size, sizes)
+            self.emotion_view = Linear(emotion_size, size)
         self.diversity = FrequencyWeights(vocabulary_size)
         self.register_buffer("word_features", torch.zeros(vocabulary_size, 5))
         self.register_buffer("in_lexicon", torch.zeros(vocabulary_size, dtype=torch.bool))
@@ -252,7 +271,7 @@ class CTSM(EmpatheticModel):
             batch.context, batch.speakers, batch.cognitive, batch.reaction, start, self.label_ids[None]
         )
         encoded = self._encode(batch, inputs, labels_1ED[0])
-        student_BSF = torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)  # eq. 16
+        student_BSF = torch.cat([encoded.student, encoded.encoded_emotion], dim=-1)  # eq. 16
         logits_BE = self.student_head(student_BSF, encoded.intensity, encoded.real)
         return Context(
             memory=self._memory(encoded),
@@ -282,24 +301,19 @@ class CTSM(EmpatheticModel):
             batch.context, batch.speakers, batch.cognitive, batch.reaction, start, batch.target, self.label_ids[None]
         )
         encoded = self._encode(batch, inputs, labels_1ED[0])
-        teacher, student = self._guidance(encoded, batch.emotion)
+        emotion = self._guidance(encoded, batch.emotion)
         cache = self.decoder.start(self._memory(encoded), encoded.real)
         hidden_BTD, copy_BTS = self.decoder(torch.cat([start_B1D, target_BTD[:, :-1]], dim=1), cache)
         generation, diversity = self._generation(batch, hidden_BTD, copy_BTS)
-        contrastive = self._contrast(batch, encoded, target_BTD, hidden_BTD)
         total = (
-            options.emotion_weight * (teacher + student)
+            options.emotion_weight * torch.stack(list(emotion.values())).sum()
             + options.generation_weight * generation
-            + options.contrastive_weight * contrastive
             + options.diversity_weight * diversity
         )
-        terms = {
-            "teacher": teacher,
-            "student": student,
-            "generation": generation,
-            "contrastive": contrastive,
-            "diversity": diversity,
-        }
+        terms = {**emotion, "generation": generation, "diversity": diversity}
+        if options.contrasted:
+            terms["contrastive"] = self._contrast(batch, encoded, target_BTD, hidden_BTD)
+            total = total + options.contrastive_weight * terms["contrastive"]
         return Losses(total, terms)
 
     def _look_up(self, *words: Tensor) -> list[Tensor]:
@@ -323,20 +337,23 @@ class CTSM(EmpatheticModel):
         features_BSF = self.word_features[self.known(batch.context)]
         vad, idf, intensity = features_BSF[..., :3], features_BSF[..., 3:4], features_BSF[..., 4]
         condensed = self.condense(semantic_BSD)  # eq. 3
-        trait = torch.cat([vad, idf, condensed], dim=-1)  # eq. 2
-        label_anchors_ED = F.normalize(self.label_map(labels_ED), dim=-1, eps=1e-8)  # eq. 5
-        inclination = F.normalize(self.word_map(embedded_BSD), dim=-1, eps=1e-8) @ label_anchors_ED.T  # eqs. 6-7
-        state = torch.cat([inclination, idf, condensed], dim=-1)  # eq. 8
+        emotion, encoded_emotion, inclination = [], [], None
+        if self.options.without != "TEE":
+            emotion.append(torch.cat([vad, idf, condensed], dim=-1))  # eq. 2
+            encoded_emotion.append(self.trait_encoder(emotion[-1], real))  # eq. 4
+        if self.options.without != "SEE":
+            label_anchors_ED = F.normalize(self.label_map(labels_ED), dim=-1, eps=1e-8)  # eq. 5
+            inclination = F.normalize(self.word_map(embedded_BSD), dim=-1, eps=1e-8) @ label_anchors_ED.T  # eqs. 6-7
+            emotion.append(torch.cat([inclination, idf, condensed], dim=-1))  # eq. 8
+            encoded_emotion.append(self.state_encoder(emotion[-1], real))  # eq. 9
         return _Encoded(
             semantic=semantic_BSD,
             knowledge=knowledge_BKD,
-            trait=trait,
-            state=state,
+            emotion=torch.cat(emotion, dim=-1),
             inclination=inclination,
-            encoded_trait=self.trait_encoder(trait, real),  # eq. 4
-            encoded_state=self.state_encoder(state, real),  # eq. 9
+            encoded_emotion=torch.cat(encoded_emotion, dim=-1),
             student=self.student_fusion(semantic_BSD, knowledge_BKD, real),
-            intensity=intensity,
+            intensity=intensity if self.options.guided else torch.zeros_like(intensity),
             real=real,
         )
 
@@ -344,17 +361,25 @@ class CTSM(EmpatheticModel):
         """What the decoder attends to (eq. 20; switch `decoder_memory`)."""
         if self.options.decoder_memory == "stu":
             return encoded.student
-        return torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)
+        return torch.cat([encoded.student, encoded.encoded_emotion], dim=-1)
 
-    def _guidance(self, encoded: _Encoded, gold_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Eqs. 10-19: the teacher learns the gold label, the student the teacher's distribution."""
-        teacher_context = self.teacher_fusion(encoded.semantic, encoded.knowledge, encoded.real)
-        teacher_BSF = torch.cat([teacher_context, encoded.trait, encoded.state], dim=-1)  # eq. 10
-        student_BSF = torch.cat([encoded.student, encoded.encoded_trait, encoded.encoded_state], dim=-1)  # eq. 16
-        teacher_logits = self.teacher_head(teacher_BSF, encoded.intensity, encoded.real)
+    def _guidance(self, encoded: _Encoded, gold_B: Tensor) -> dict[str, Tensor]:
+        """Eqs. 10-19: the teacher learns the gold label, the student the teacher's distribution.
+
+        Without guidance the one head learns the gold label, every word's intensity counting the same.
+        """
+        student_BSF = torch.cat([encoded.student, encoded.encoded_emotion], dim=-1)  # eq. 16
         student_logits = self.student_head(student_BSF, encoded.intensity, encoded.real)
+        if not self.options.guided:
+            return {"emotion": F.cross_entropy(student_logits, gold_B)}
+        teacher_context = self.teacher_fusion(encoded.semantic, encoded.knowledge, encoded.real)
+        teacher_BSF = torch.cat([teacher_context, encoded.emotion], dim=-1)  # eq. 10
+        teacher_logits = self.teacher_head(teacher_BSF, encoded.intensity, encoded.real)
         soft_labels = torch.softmax(teacher_logits.detach(), dim=-1)
-        return F.cross_entropy(teacher_logits, gold_B), soft_cross_entropy(student_logits, soft_labels)  # eqs. 15, 18
+        return {
+            "teacher": F.cross_entropy(teacher_logits, gold_B),  # eq. 15
+            "student": soft_cross_entropy(student_logits, soft_labels),  # eq. 18
+        }
 
     def _generation(self, batch: Batch, hidden_BTD: Tensor, copy_BTS: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 21 and the diversity loss, both means over the real target tokens (EOS included)."""
@@ -375,9 +400,8 @@ class CTSM(EmpatheticModel):
     def _contrast(self, batch: Batch, encoded: _Encoded, target_BTD: Tensor, hidden_BTD: Tensor) -> Tensor:
         """Eqs. 22-24: the mean contrastive loss of five pairs of four pooled views [B, D]."""
         target_real = batch.target_real
-        emotions_BSF = torch.cat([encoded.encoded_trait, encoded.encoded_state], dim=-1)  # H_ts
         reply = masked_mean(self.reply_encoder(target_BTD, target_real), target_real)  # H_Y
-        emotion = self.emotion_view(masked_mean(emotions_BSF, encoded.real))
+        emotion = self.emotion_view(masked_mean(encoded.encoded_emotion, encoded.real))
         context = masked_mean(encoded.student, encoded.real)  # H_C^stu
         generated = masked_mean(hidden_BTD, target_real)  # P_w
         pairs = [(reply, emotion), (context, generated), (context, reply), (emotion, generated), (reply, generated)]
@@ -385,8 +409,10 @@ class CTSM(EmpatheticModel):
         terms = [contrastive_loss(a, b, options.temperature, options.contrastive_negatives) for a, b in pairs]
         return torch.stack(terms).mean()
 
-    def _perceive(self, batch: Batch, encoded: _Encoded, student_BSF: Tensor) -> Perception:
+    def _perceive(self, batch: Batch, encoded: _Encoded, student_BSF: Tensor) -> Perception | None:
         """The maps people see: trait from the lexicon, inclination (eq. 7), state (the student head token by token)."""
+        if encoded.inclination is None:
+            return None
         words = self.known(batch.context)
         weighted = self.student_head.weigh(student_BSF, encoded.intensity, encoded.real)
         return Perception(

@@ -8,7 +8,7 @@ from ctsm.errors import CtsmError
 from ctsm.files import read_json
 from ctsm.models.bundle import CONFIG, resolve_directory
 
-FILES = ["config.json", "model.safetensors", "vocabulary.txt", "inferences/*", "README.md"]
+FILES = ["config.json", "model.safetensors", "vocabulary.txt", "inferences/*", "extras/*", "README.md"]
 
 
 def download(repository: str, revision: str | None = None) -> Path:

@@ -84,7 +84,11 @@ class Encoder(nn.Module):
 
     def first(self, x_BSD: Tensor, real_BS: Tensor) -> Tensor:
         """Encode [B, S, input_size] to position 0 alone [B, size], without computing the others' last layer."""
-        x_BSD, bias, real_BS1 = self._prepare(self.projection(x_BSD), real_BS)
+        return self.first_projected(self.projection(x_BSD), real_BS)
+
+    def first_projected(self, x_BSD: Tensor, real_BS: Tensor) -> Tensor:
+        """The part of `first` after the projection."""
+        x_BSD, bias, real_BS1 = self._prepare(x_BSD, real_BS)
         for layer in self.layers[:-1]:
             x_BSD = layer(x_BSD, bias, real_BS1)
         last = self.layers[-1]

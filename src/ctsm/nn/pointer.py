@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctsm.nn.masking import MASKED
+from ctsm.nn.output import OutputLayer
 from ctsm.nn.precision import Linear
 from ctsm.nn.top_k import top_k
+from ctsm.text.vocabulary import PAD
 
 
 class Scored(NamedTuple):
@@ -28,6 +30,13 @@ class Scored(NamedTuple):
 
     log_probability: Tensor
     best: Tensor
+
+
+class Smoothed(NamedTuple):
+    """Per packed position N: the label-smoothed loss and the plain -log p(target)."""
+
+    loss: Tensor
+    nll: Tensor
 
 
 class CopySource(NamedTuple):
@@ -64,7 +73,7 @@ class PointerGenerator(nn.Module):
 
     def __init__(self, size: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.vocabulary = Linear(size, vocabulary_size)
+        self.vocabulary = OutputLayer(size, vocabulary_size)
         self.gate = Linear(size, 1)
 
     def score(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, target_N: Tensor) -> Scored:
@@ -77,19 +86,35 @@ class PointerGenerator(nn.Module):
             target_N: extended word ids [N].
         """
         log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
-        log_generate, log_copy = self._log_gate(hidden_ND, source)
-        known = target_N < log_words_NV.shape[-1]
-        generated = log_generate - F.nll_loss(log_words_NV, target_N.where(known, 0), reduction="none")
-        match_NS = (source.ids == target_N[:, None]) & source.copyable
-        copied = match_NS.any(dim=-1)
-        # Where nothing matches, every position counts as a match: the branch that is not taken stays finite.
-        copy_term = log_copy + _log_copy_mass(copy_scores_NS, source, match_NS | ~copied[:, None])
-        mixed = torch.where(known, torch.logaddexp(generated, copy_term), copy_term)
-        alone = generated.masked_fill(~known, float("-inf"))
+        log_gates = self._log_gate(hidden_ND, source)
         with torch.no_grad():
-            best = self._best(log_words_NV, log_generate, log_copy, copy_scores_NS, source, source.copyable)[0]
-        return Scored(torch.where(copied, mixed, alone), best)
+            best = self._best(log_words_NV, *log_gates, copy_scores_NS, source, source.copyable)[0]
+        return Scored(self._log_target(log_words_NV, *log_gates, copy_scores_NS, source, target_N), best)
 
+    def smoothed(
+        self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, target_N: Tensor, smoothing: float
+    ) -> Smoothed:
+        """Return the cross-entropy of the mixture with the label-smoothed target, and without smoothing.
+
+        The smoothed target has 1 - smoothing on the word and the rest evenly on the other words of the vocabulary but
+        PAD; the loss is its divergence from the mixture plus a constant, its own entropy. The mixture's sum over the
+        vocabulary is the generated part's plus what copying adds at the words of the source.
+        """
+        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        size = log_words_NV.shape[-1]
+        log_generate, log_copy = self._log_gate(hidden_ND, source)
+        log_target_N = self._log_target(log_words_NV, log_generate, log_copy, copy_scores_NS, source, target_N)
+        known_NS = _earliest(source) & (source.ids < size)
+        generated_NS = log_generate[:, None] + log_words_NV.gather(1, source.ids.where(known_NS, 0))
+        odds_NS = log_copy[:, None] + _log_word_mass(copy_scores_NS, source) - generated_NS
+        added_NS = torch.logaddexp(odds_NS.new_zeros(()), odds_NS.masked_fill(~known_NS, float("-inf")))
+        known_N = target_N < size
+        others_N = (size - 1) * log_generate + log_words_NV.sum(dim=-1) - log_words_NV[:, PAD] + added_NS.sum(dim=-1)
+        others_N = others_N - log_target_N.where(known_N, 0.0)
+        share_N = smoothing / (size - 1 - known_N.to(others_N.dtype))
+        return Smoothed(-(1.0 - smoothing) * log_target_N - share_N * others_N, -log_target_N)
+
+    @torch.no_grad()
     def best_word(
         self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, banned: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -101,10 +126,9 @@ class PointerGenerator(nn.Module):
             source: what may be copied.
             banned: vocabulary ids that are never chosen (special tokens); the probabilities are not renormalised.
         """
-        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        log_allowed_NV = self.vocabulary.log_probabilities(hidden_ND).index_fill_(1, banned, float("-inf"))
         log_generate, log_copy = self._log_gate(hidden_ND, source)
         allowed_NS = source.copyable & ~torch.isin(source.ids, banned)
-        log_allowed_NV = log_words_NV.index_fill(1, banned, float("-inf"))
         return self._best(log_allowed_NV, log_generate, log_copy, copy_scores_NS, source, allowed_NS)
 
     @torch.no_grad()
@@ -124,7 +148,7 @@ class PointerGenerator(nn.Module):
             banned: vocabulary ids that are never chosen (special tokens); the probabilities are not renormalised.
             k: number of words.
         """
-        log_words_NV = F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        log_words_NV = self.vocabulary.log_probabilities(hidden_ND)
         log_generate, log_copy = self._log_gate(hidden_ND, source)
         mixture_NS = self._source_mixtures(log_words_NV, log_generate, log_copy, copy_scores_NS, source)
         allowed_NS = _earliest(source) & ~torch.isin(source.ids, banned)
@@ -143,11 +167,30 @@ class PointerGenerator(nn.Module):
     def distribution(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource, extended_size: int) -> Tensor:
         """Return the whole log-distribution [N, extended_size] (at least V): for sampling, beam search and tests."""
         log_generate, log_copy = self._log_gate(hidden_ND, source)
-        vocabulary_NV = log_generate[:, None] + F.log_softmax(self.vocabulary(hidden_ND), dim=-1)
+        vocabulary_NV = log_generate[:, None] + self.vocabulary.log_probabilities(hidden_ND)
         generated = F.pad(vocabulary_NV, (0, extended_size - vocabulary_NV.shape[-1]), value=float("-inf"))
         nowhere = torch.full_like(generated, float("-inf"))
         copied = nowhere.scatter_reduce(1, source.ids, _log_word_mass(copy_scores_NS, source), "amax")
         return torch.logaddexp(generated, log_copy[:, None] + copied)
+
+    @staticmethod
+    def _log_target(
+        log_words_NV: Tensor,
+        log_generate: Tensor,
+        log_copy: Tensor,
+        copy_scores_NS: Tensor,
+        source: CopySource,
+        target_N: Tensor,
+    ) -> Tensor:
+        """Log-probability of the target words under the mixture [N]."""
+        known = target_N < log_words_NV.shape[-1]
+        generated = log_generate - F.nll_loss(log_words_NV, target_N.where(known, 0), reduction="none")
+        match_NS = (source.ids == target_N[:, None]) & source.copyable
+        copied = match_NS.any(dim=-1)
+        # Where nothing matches, every position counts as a match: the branch that is not taken stays finite.
+        copy_term = log_copy + _log_copy_mass(copy_scores_NS, source, match_NS | ~copied[:, None])
+        mixed = torch.where(known, torch.logaddexp(generated, copy_term), copy_term)
+        return torch.where(copied, mixed, generated.masked_fill(~known, float("-inf")))
 
     def _log_gate(self, hidden_ND: Tensor, source: CopySource) -> tuple[Tensor, Tensor]:
         """Return log g and log(1 - g) [N]; 0 and -inf-like where there is nothing to copy."""

@@ -59,6 +59,8 @@ def save_checkpoint(run: Path, model: EmpatheticModel, optimizer: torch.optim.Op
     """Write the state after `progress.iteration` steps; of the other checkpoints only the one before it stays."""
     folder = run / "checkpoints" / f"step-{progress.iteration:08d}"
     random_state = {"random_state": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        random_state["cuda_random_state"] = torch.cuda.get_rng_state()
     with atomic_directory(folder) as temporary:
         (temporary / MODEL).write_bytes(save(distinct_tensors(model)))
         (temporary / OPTIMIZER).write_bytes(save(_optimizer_tensors(model, optimizer) | random_state))
@@ -147,6 +149,9 @@ def _optimizer_tensors(model: EmpatheticModel, optimizer: torch.optim.Optimizer)
 def _restore_optimizer(model: EmpatheticModel, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give each parameter its state, as copies: the tensors themselves are views of a file that will be removed."""
     torch.set_rng_state(tensors.pop("random_state").clone())
+    cuda_random_state = tensors.pop("cuda_random_state", None)
+    if cuda_random_state is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda_random_state.clone())
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("/")

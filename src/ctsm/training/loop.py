@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +66,18 @@ def build_model(config: RunConfig, data: PreparedData) -> EmpatheticModel:
     return model
 
 
-def train(config: RunConfig, data_directory: Path, run: Path, resume: bool, device: str = "cpu") -> Outcome:
+def train(
+    config: RunConfig,
+    data_directory: Path,
+    run: Path,
+    resume: bool,
+    device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Train until patience or the iteration limit; the best model by dev example-averaged perplexity is in RUN/best.
 
-    SIGINT and SIGTERM end the run after the current step with a checkpoint.
+    SIGINT, SIGTERM and `stop()`, which is asked before every step, end the run after the current step with a
+    checkpoint.
 
     Raises:
         CtsmError: the run exists and `resume` is False, configuration or data differ from the run's, every checkpoint
@@ -77,7 +85,7 @@ def train(config: RunConfig, data_directory: Path, run: Path, resume: bool, devi
     """
     training = config.training
     data = PreparedData(data_directory)
-    _check_run(run, config, data, resume)
+    check_run(run, config, data, resume)
     if training.tensorboard:
         tensorboard_writer()  # a missing extra shows before anything is written
     model = build_model(config, data).to(device)
@@ -94,7 +102,8 @@ def train(config: RunConfig, data_directory: Path, run: Path, resume: bool, devi
         ):
             for damage in damages:
                 report.say(f"an earlier checkpoint is used: {damage}")
-            _Trainer(config, data, run, model, optimizer, progress, device).run_until_done(report, caught)
+            trainer = _Trainer(config, data, run, model, optimizer, progress, device)
+            trainer.run_until_done(report, lambda: bool(caught) or stop())
     return Outcome(progress, caught[0] if caught else None)
 
 
@@ -111,16 +120,16 @@ class _Trainer:
     device: str
     clock: float = 0.0
 
-    def run_until_done(self, reporter: Reporter, caught: list[int]) -> None:
+    def run_until_done(self, reporter: Reporter, interrupted: Callable[[], bool]) -> None:
         """Step, log, evaluate and save until finished or interrupted."""
         training, progress = self.config.training, self.progress
-        batches = _batches(self.data.examples("train"), self.config, progress.iteration)
-        dev = self.data.examples("dev")
+        batches = _batches(self.data.examples("train", self.model.needs), self.config, progress.iteration)
+        dev = self.data.examples("dev", self.model.needs)
         window = _Window(progress, self.device)
         saved = progress.iteration
         self.model.train()
         self.clock = time.perf_counter()
-        while not progress.finished and not caught:
+        while not progress.finished and not interrupted():
             terms = self._step(next(batches).to(self.device))
             progress.iteration += 1
             window.add(terms)
@@ -148,7 +157,8 @@ class _Trainer:
     def _step(self, batch: Any) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms without waiting for the device."""
         training = self.config.training
-        rate = noam_rate(self.progress.iteration + 1, self.config.options.size, training.warmup, training.rate_factor)
+        self.model.step = self.progress.iteration + 1
+        rate = noam_rate(self.model.step, self.config.options.size, training.warmup, training.rate_factor)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with bf16_products(training.precision == "bf16"):
@@ -165,10 +175,11 @@ class _Trainer:
         scores = score_examples(self.model, dev, device=self.device)
         self.model.train()
         values = {
-            "acc": accuracy(scores.predicted, dev.emotion),
             "ppl_example": perplexity_by_example(scores.nll, scores.tokens),
             "ppl_token": perplexity_by_token(scores.nll, scores.tokens),
         }
+        if scores.predicted is not None:
+            values = {"acc": accuracy(scores.predicted, dev.emotion), **values}
         self._tick()
         reporter.record("dev", progress.iteration, values, progress.train_seconds)
         if progress.iteration < self.config.training.evaluate_from and not progress.finished:
@@ -250,11 +261,13 @@ def _out_of_patience(config: RunConfig, progress: Progress) -> bool:
 
 def _facts(config: RunConfig, data: PreparedData) -> dict[str, Any]:
     """Describe a run: what a resumed one must agree with."""
-    return {"config": config.to_json(), "data_fingerprint": data.fingerprint}
+    extras = data.extras_hashes(model_class(config.model).needs)
+    return {"config": config.to_json(), "data_fingerprint": data.fingerprint, "data_extras": extras}
 
 
-def _check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) -> None:
+def check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) -> None:
     """Check that a run can start, or that a resumed run has the same configuration and data; writes nothing."""
+    data.require(model_class(config.model).needs)
     for split in ("train", "dev"):
         if not len(data.examples(split)):
             raise CtsmError(f"{data.directory}: has no {split} example; prepare dialogues with a {split} split.")
@@ -269,6 +282,7 @@ def _check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) -
     stored, facts = read_json(path, "the description of a run"), _facts(config, data)
     try:
         same_data = stored["data_fingerprint"] == facts["data_fingerprint"]
+        same_data = same_data and stored.get("data_extras", {}) == facts["data_extras"]
         same_config = _without_limits(stored["config"]) == _without_limits(facts["config"])
     except (KeyError, TypeError, AttributeError):
         raise CtsmError(f"{path}: not the description of a run; choose another --out.") from None
