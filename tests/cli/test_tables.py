@@ -11,7 +11,7 @@ from ctsm.cli import tables
 from ctsm.errors import CtsmError
 
 RECORD: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "model": "ctsm",
     "variant": "",
     "options": {},
@@ -19,9 +19,11 @@ RECORD: dict[str, Any] = {
     "split": "test",
     "n": 5259,
     "acc": 40,
+    "acc_interval": {"low": 38, "high": 42.5},
     "top3": 60.0,
     "top5": 70.0,
     "ppl_example": 36.5,
+    "ppl_interval": None,
     "ppl_token": 43.5,
     "target_tokens": 81000,
     "dist1": 1.0,
@@ -66,8 +68,9 @@ def test_a_folder_of_records_becomes_one_file(tmp_path: Path, capsys: pytest.Cap
     run(tmp_path, option, tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "| CTSM | paper | 43.41 | 34.56 | 2.00 | 7.34 |" in text
-    assert "| ours [1] | 40.00 | 36.50 | 1.00 | 5.00 | 5,259 | 1 (1) |" in text
+    assert "| ours [1] | 40.00 | 36.50 | 1.00 | 5.00 | Acc 38.00 to 42.50 | - | 5,259 | 1 (1) |" in text
     assert "| difference | -3.41 | +1.94 | -1.00 | -2.34 |" in text
+    assert text.count("| not known |") == 2  # in Tables 1 and 3
     assert capsys.readouterr().out == f"{tmp_path / 'results.md'}: tables of 1 records\n"
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from ctsm.evaluation.records import ResultRecord, VocabularyInfo
+from ctsm.evaluation.records import Interval, ResultRecord, VocabularyInfo
 
 
 def _record(**changes: Any) -> ResultRecord:
     values: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "model": "ctsm",
         "variant": "",
         "options": {"vad_default": "neutral", "dropout": 0.1, "depth": 2, "sum": False, "none": None},
@@ -18,9 +18,11 @@ def _record(**changes: Any) -> ResultRecord:
         "split": "dev",
         "n": 40,
         "acc": 36.5,
+        "acc_interval": Interval(low=30.25, high=42.5),
         "top3": 60.25,
         "top5": 70.0,
         "ppl_example": 51.2,
+        "ppl_interval": Interval(low=48.5, high=54.75),
         "ppl_token": 60.9,
         "target_tokens": 600,
         "dist1": 1.5,
@@ -51,6 +53,8 @@ def _record(**changes: Any) -> ResultRecord:
         "created": "2024-05-01T12:00:00+00:00",
         "ctsm_version": "0.1.0",
     }
+    if changes.get("acc", 0.0) is None:
+        values["acc_interval"] = None
     return ResultRecord(**values | changes)
 
 

@@ -42,6 +42,17 @@ def test_a_log_without_a_score_is_refused_by_line(tmp_path: Path) -> None:
         list(read_curves(tmp_path))
 
 
+def test_a_model_without_emotions_has_no_accuracy_on_its_curve(tmp_path: Path, record: Builder) -> None:
+    bare = [{key: value for key, value in entry.items() if key != "acc"} for entry in LOG]
+    write_log(tmp_path / "a.log.jsonl", [*bare[:2], bare[2] | {"acc": None}])
+    assert [set(point) for _, points in read_curves(tmp_path) for point in points] == [
+        {"iteration", "ppl_example", "ppl_token"}
+    ] * 2
+    write_record(tmp_path / "r.json", record())
+    write_tables(tmp_path, tmp_path / "out.md")
+    assert "| 1,000 | - | 80.00 | 91.12 |" in (tmp_path / "out.md").read_text(encoding="utf-8")
+
+
 def test_tables_show_the_curves(tmp_path: Path, record: Builder) -> None:
     write_record(tmp_path / "r.json", record())
     write_log(tmp_path / "run-1.log.jsonl", LOG)

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from ctsm.errors import CtsmError
 from ctsm.evaluation.records import (
+    Interval,
     PerExample,
     ResultRecord,
     commit_of,
     current_commit,
+    per_example_file,
     read_per_example,
     read_record,
     read_records,
@@ -135,8 +137,35 @@ def test_sums_of_floats_just_above_the_limit_pass(tmp_path: Path, record: Builde
 
 
 def test_another_schema_is_named_before_its_fields(tmp_path: Path, record: Builder):
-    with pytest.raises(CtsmError, match="record schema 2, but this version of ctsm reads 1"):
-        read_record(as_json(tmp_path, record(), schema=2, new_field=3))
+    with pytest.raises(CtsmError, match="record schema 3, but this version of ctsm reads 2"):
+        read_record(as_json(tmp_path, record(), schema=3, new_field=3))
+
+
+def test_records_of_the_first_schema_are_read_without_intervals(tmp_path: Path, record: Builder):
+    path = as_json(tmp_path, record(), schema=1)
+    value = json.loads(path.read_text())
+    del value["acc_interval"], value["ppl_interval"]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert read_record(path) == record(acc_interval=None, ppl_interval=None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"acc": None, "top3": None, "top5": None, "acc_interval": Interval(low=1.0, high=2.0)},
+        {"acc_interval": Interval(low=40.0, high=30.0)},
+        {"ppl_interval": Interval(low=52.0, high=51.0)},
+    ],
+)
+def test_an_interval_has_a_score_and_two_ends(tmp_path: Path, record: Builder, changes: dict[str, Any]):
+    with pytest.raises(CtsmError, match=r"the interval of '.*' does not fit its score"):
+        write_record(tmp_path / "r.json", record(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_per_example_file_stands_beside_its_record():
+    assert per_example_file(Path("runs/a/evaluation/test.json")) == Path("runs/a/evaluation/test.per-example.jsonl")
+    assert per_example_file(Path("a.b/dev.json")) == Path("a.b/dev.per-example.jsonl")
 
 
 @pytest.mark.parametrize("changes", [{"status": "superseded"}, {"superseded_reason": "a fault"}])

@@ -8,8 +8,9 @@ import pytest
 
 from ctsm.errors import CtsmError
 from ctsm.evaluation.groups import group_records
-from ctsm.evaluation.records import ResultRecord, VocabularyInfo, write_record
-from ctsm.evaluation.tables import render_tables, write_tables
+from ctsm.evaluation.records import Interval, ResultRecord, VocabularyInfo, write_record
+from ctsm.evaluation.tables import Sources, write_tables
+from ctsm.evaluation.tables import render_tables as render
 
 Builder = Callable[..., ResultRecord]
 
@@ -19,6 +20,11 @@ def rows(document: str, heading: str) -> list[list[str]]:
     section = document.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def render_tables(records: dict[Path, ResultRecord]) -> str:
+    sources = Sources(Path(), records)
+    return render(sources, sources.explain(Path("t.md"), Path("t.md")))
 
 
 def named(records: dict[str, ResultRecord]) -> dict[Path, ResultRecord]:
@@ -33,17 +39,30 @@ def test_two_seeds_are_averaged_beside_the_paper(record: Builder):
                 "b.json": record(
                     **common, seed=2, acc=42.0, ppl_example=36.0, dist1=1.0, dist2=4.0, checkpoint_step=9000
                 ),
-                "a.json": record(**common, seed=1, acc=44.5, ppl_example=35.0, dist1=1.5, dist2=5.0),
+                "a.json": record(
+                    **common,
+                    acc_interval=Interval(low=32.25, high=43.5),
+                    seed=1,
+                    acc=44.5,
+                    ppl_example=35.0,
+                    dist1=1.5,
+                    dist2=5.0,
+                ),
             }
         )
     )
     paper, ours, difference = rows(text, "Table 1, test split")
     assert paper[:6] == ["CTSM", "paper", "43.41", "34.56", "2.00", "7.34"]
-    half = 1.25  # mean 43.25; sample deviation of two values is their distance over the root of two
-    assert ours[1:4] == ["ours [1]", f"43.25 ± {2 * half / math.sqrt(2):.2f}", f"35.50 ± {1 / math.sqrt(2):.2f}"]
-    assert ours[4:6] == [f"1.25 ± {0.5 / math.sqrt(2):.2f}", f"4.50 ± {1 / math.sqrt(2):.2f}"]
-    assert ours[6:] == ["5,259", "2 (1, 2)", "vectors.txt", "atomic", "greedy", "3,800 (seed 1), 9,000 (seed 2)"]
+    assert ours[1:6] == ["ours [1]", "43.25", "35.50", "1.25", "4.50"]
+    assert ours[6] == "Acc 31.25 to 43.00, PPL 48.50 to 54.75"  # the mean of each end over the seeds
+    acc, ppl, dist1, dist2 = (f"{apart / math.sqrt(2):.2f}" for apart in (2.5, 1.0, 0.5, 1.0))  # of two values
+    assert ours[7] == f"Acc {acc}, PPL {ppl}, Dist-1 {dist1}, Dist-2 {dist2}"
+    made = ["5,259", "2 (1, 2)", "vectors.txt", "atomic", "greedy", "3,800 (seed 1), 9,000 (seed 2)"]
+    assert ours[8:] == [*made, ""]
     assert difference[1:6] == ["difference", "-0.16", "+0.94", "-0.75", "-2.84"]
+    assert set(difference[6:]) == {""}, "it is off by less than 1.0"
+    (scores,) = rows(text, "All scores, test split")
+    assert f"43.25 ± {acc}" in scores
     assert rows(text, "Table 3, test split") == [paper, ours, difference]
     assert "No current record on test: Transformer, MoEL, MIME, EmpDG, KEMP, CEM, CASE." in text
     (origin,) = rows(text, "How they were made")
@@ -160,3 +179,15 @@ def test_writing_counts_the_records_and_names_a_wrong_folder(tmp_path: Path, rec
     with pytest.raises(CtsmError, match=r"3\.json: the field 'schema' is missing"):
         write_tables(tmp_path / "records", tmp_path / "out" / "results.md")
     assert (tmp_path / "out" / "results.md").read_bytes() == before
+
+
+def test_the_tables_lead_to_the_open_points_where_they_were_measured(tmp_path: Path, record: Builder) -> None:
+    write_record(tmp_path / "results" / "r.json", record())
+    out = tmp_path / "docs" / "t.md"
+    write_tables(tmp_path / "results", out)
+    assert "open points" not in out.read_text(encoding="utf-8")
+    page = tmp_path / "results" / "ambiguities" / "README.md"
+    page.parent.mkdir()
+    page.write_text("# Open points\n", encoding="utf-8")
+    write_tables(tmp_path / "results", out)
+    assert "(../results/ambiguities/README.md)" in out.read_text(encoding="utf-8")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ctsm.corpus.batches import Examples, sorted_batches
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.prepared import ExampleText, PreparedData
-from ctsm.decoding.greedy import MAX_TOKENS, greedy
+from ctsm.decoding.decode import encode_and_decode
+from ctsm.decoding.options import MAX_TOKENS, DecodingOptions, Precision
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import (
     accuracy,
@@ -26,16 +26,19 @@ from ctsm.evaluation.metrics import (
 )
 from ctsm.evaluation.records import (
     RECORD_SCHEMA,
+    Interval,
     PerExample,
     ResultRecord,
     VocabularyInfo,
     current_commit,
+    per_example_file,
     utc_now,
     write_per_example,
     write_record,
 )
 from ctsm.evaluation.replies import Reply, write_replies
 from ctsm.evaluation.scoring import ExampleScores, score_examples
+from ctsm.evaluation.significance import sampling_intervals
 from ctsm.models.base import EmpatheticModel
 from ctsm.models.bundle import Bundle, load_bundle
 from ctsm.text.detokenise import detokenise
@@ -63,8 +66,9 @@ def evaluate(
     out: Path,
     device: str = "cpu",
     report: Callable[[str], None] = lambda _message: None,
+    precision: Precision = "fp32",
 ) -> Evaluation:
-    """Score the gold replies, decode greedily, compute every metric and write three files into `out`.
+    """Score the gold replies in fp32, decode greedily, compute every metric and write three files into `out`.
 
     Args:
         model_directory: a run or a model directory.
@@ -73,6 +77,7 @@ def evaluate(
         out: folder of SPLIT.json, SPLIT.per-example.jsonl and SPLIT.replies.jsonl.
         device: where to compute.
         report: called with progress messages.
+        precision: of the replies; published ones are decoded in fp32.
 
     Raises:
         CtsmError: model or data cannot be loaded, do not fit together, or the split is empty.
@@ -84,18 +89,19 @@ def evaluate(
         raise CtsmError(
             f"{data_directory}: has another vocabulary than {model_directory}; use the data it was trained on."
         )
-    examples, texts = data.examples(split), data.texts(split)
+    examples, texts = data.examples(split, bundle.model.needs), data.texts(split)
     if not texts:
         raise CtsmError(f"{data_directory}: its {split} split is empty; choose another split.")
     report(f"scoring {len(texts):,} gold replies")
     scores = score_examples(bundle.model, examples, device=device)
     report(f"replying to {len(texts):,} contexts")
-    replies = reply_to_examples(bundle.model, bundle.vocabulary, examples, texts, device)
-    record = _record(bundle, data, split, examples, texts, scores, replies, device, started)
-    result = Evaluation(
-        record, out / f"{split}.json", out / f"{split}.per-example.jsonl", out / f"{split}.replies.jsonl"
-    )
-    write_per_example(result.per_example_file, _per_example(examples, texts, scores, replies))
+    replies = reply_to_examples(bundle.model, bundle.vocabulary, examples, texts, device, precision=precision)
+    per_example = _per_example(examples, texts, scores, replies)
+    intervals = sampling_intervals(per_example)
+    record = _record(bundle, data, split, examples, texts, scores, intervals, replies, device, precision, started)
+    record_file = out / f"{split}.json"
+    result = Evaluation(record, record_file, per_example_file(record_file), out / f"{split}.replies.jsonl")
+    write_per_example(result.per_example_file, per_example)
     write_replies(result.replies_file, _replies(bundle, examples, texts, scores, replies))
     write_record(result.record_file, record)
     return result
@@ -108,15 +114,16 @@ def reply_to_examples(
     texts: list[ExampleText],
     device: str = "cpu",
     batch_size: int = DECODING_BATCH,
+    precision: Precision = "fp32",
 ) -> list[list[str]]:
     """Decode greedily for every example; returns tokens in the split's order."""
     model.eval()
+    options = DecodingOptions(precision=precision)
     replies: list[list[str]] = [[] for _ in texts]
-    with torch.inference_mode():
-        for rows in sorted_batches(examples.context.lengths, batch_size):
-            decoded = greedy(model, model.encode(examples.batch(rows).to(device)))
-            for row, words in zip(rows, decoded, strict=True):
-                replies[row] = vocabulary.words_of(words, list(texts[row].oov))
+    for rows in sorted_batches(examples.context.lengths, batch_size):
+        _, decoded = encode_and_decode(model, examples.batch(rows).to(device), options)
+        for row, (reply,) in zip(rows, decoded, strict=True):
+            replies[row] = vocabulary.words_of(reply.words, list(texts[row].oov))
     return replies
 
 
@@ -127,13 +134,16 @@ def _record(
     examples: Examples,
     texts: list[ExampleText],
     scores: ExampleScores,
+    intervals: tuple[Interval | None, Interval],
     replies: list[list[str]],
     device: str,
+    precision: Precision,
     started: float,
 ) -> ResultRecord:
     unigrams, bigrams, statistics = distinct(replies, 1), distinct(replies, 2), reply_statistics(replies)
     bleu = bleu4(replies, [text.reference_tokens for text in texts])
     config, facts = bundle.config, bundle.data
+    predicted, logits = scores.predicted, scores.emotion_logits
     return ResultRecord(
         schema=RECORD_SCHEMA,
         model=config.model,
@@ -142,10 +152,12 @@ def _record(
         seed=config.training.seed,
         split=split,  # type: ignore[arg-type]
         n=len(texts),
-        acc=accuracy(scores.predicted, examples.emotion),
-        top3=top_k_accuracy(scores.emotion_logits, examples.emotion, 3),
-        top5=top_k_accuracy(scores.emotion_logits, examples.emotion, 5),
+        acc=None if predicted is None else accuracy(predicted, examples.emotion),
+        acc_interval=intervals[0],
+        top3=None if logits is None else top_k_accuracy(logits, examples.emotion, 3),
+        top5=None if logits is None else top_k_accuracy(logits, examples.emotion, 5),
         ppl_example=perplexity_by_example(scores.nll, scores.tokens),
+        ppl_interval=intervals[1],
         ppl_token=perplexity_by_token(scores.nll, scores.tokens),
         target_tokens=int(scores.tokens.sum()),
         dist1=unigrams.ratio_percent,
@@ -161,12 +173,12 @@ def _record(
         vocabulary=VocabularyInfo(size=len(bundle.vocabulary), kind=str(facts.vocabulary["words_of"])),
         vectors=facts.file_of("vectors"),
         inferences=_inferences(facts.inferences),
-        precision="fp32" if config.training.precision == "fp32" else f"{config.training.precision} steps, fp32 scores",
+        precision=_precision(config.training.precision, precision),
         iterations=config.training.iterations,
         checkpoint_step=int(bundle.progress["iteration"]),
         selected_on=SELECTED_ON,
         data_fingerprint=data.fingerprint,
-        parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        parameters=bundle.parameters,
         commit=current_commit(),
         device=device,
         train_seconds=round(float(bundle.progress["train_seconds"]), 1),
@@ -178,6 +190,12 @@ def _record(
     )
 
 
+def _precision(steps: Precision, replies: Precision) -> str:
+    """Name the precisions of the training steps, the scores and the replies: "fp32" if that is all."""
+    parts = [f"{steps} steps"] * (steps != "fp32") + [f"{replies} replies"] * (replies != "fp32")
+    return ", ".join([*parts, "fp32 scores"]) if parts else "fp32"
+
+
 def _inferences(description: dict[str, object]) -> str:
     """Name the backend and its file, as in "atomic:atomic.tsv.gz"."""
     backend, file = str(description["backend"]), description.get("file") or description.get("model")
@@ -187,14 +205,15 @@ def _inferences(description: dict[str, object]) -> str:
 def _per_example(
     examples: Examples, texts: list[ExampleText], scores: ExampleScores, replies: list[list[str]]
 ) -> list[PerExample]:
-    correct = scores.predicted == np.asarray(examples.emotion)
+    predicted = scores.predicted
+    correct = None if predicted is None else predicted == np.asarray(examples.emotion)
     return [
         PerExample(
             id=text.id,
             conversation_id=text.conversation_id,
             nll=float(scores.nll[row]),
             tokens=int(scores.tokens[row]),
-            correct=bool(correct[row]),
+            correct=None if correct is None else bool(correct[row]),
             reply_tokens=tuple(replies[row]),
         )
         for row, text in enumerate(texts)
@@ -214,7 +233,7 @@ def _replies(
             reply=detokenise(replies[row]),
             reply_tokens=tuple(replies[row]),
             emotion=EMOTIONS[examples.emotion[row]],
-            predicted=EMOTIONS[predicted[row]],
+            predicted=None if predicted is None else EMOTIONS[predicted[row]],
             system=bundle.config.model,
         )
         for row, text in enumerate(texts)

@@ -31,8 +31,8 @@ def _hints(cls: type[DataclassInstance]) -> dict[str, Any]:
 def from_json(cls: type[T], value: object, place: str, remedy: str) -> T:
     """Build the dataclass `cls` from a JSON object.
 
-    Fields may be str, int, float, bool, Literal, tuple[str, ...], dict[str, Scalar], a dataclass, or any of these
-    or None. A JSON list becomes a tuple; an integer is accepted where a float is declared.
+    Fields may be str, int, float, bool, Literal, tuple[str, ...], dict[str, Scalar], a dataclass, a tuple of
+    dataclasses, or any of these or None. A JSON list becomes a tuple; an integer is accepted where a float is declared.
 
     Args:
         cls: the dataclass; every field must be present, whether or not it has a default.
@@ -66,7 +66,7 @@ def _plain(value: object) -> object:
     """Return a field's value as JSON can hold it."""
     if is_dataclass(value) and not isinstance(value, type):
         return to_json(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _convert(hint: object, value: object, place: str, name: str, remedy: str) -> object:
@@ -79,6 +79,9 @@ def _convert(hint: object, value: object, place: str, name: str, remedy: str) ->
         return _convert(inner, value, place, name, remedy)
     if isinstance(hint, type) and is_dataclass(hint):
         return from_json(hint, value, f"{place}: in '{name}'", remedy)
+    if origin is tuple and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
+        places = (f"{place}: in '{name}', number {number}" for number in range(1, len(value) + 1))
+        return tuple(from_json(get_args(hint)[0], item, at, remedy) for at, item in zip(places, value, strict=True))
     # Comparing works for integers of any size, where math.isfinite overflows; NaN compares false.
     if hint is float and type(value) in (int, float) and -_LARGEST <= cast(float, value) <= _LARGEST:
         return float(cast(float, value))
@@ -86,7 +89,7 @@ def _convert(hint: object, value: object, place: str, name: str, remedy: str) ->
         return value
     if origin is Literal and value in get_args(hint):
         return value
-    if origin is tuple and isinstance(value, list) and all(type(item) is str for item in value):
+    if get_args(hint) == (str, ...) and isinstance(value, list) and all(type(item) is str for item in value):
         return tuple(value)
     if origin is dict and isinstance(value, dict) and all(_is_scalar(item) for item in value.values()):
         return value
@@ -104,7 +107,7 @@ def _expected(hint: object) -> str:
     if origin is Literal:
         return " or ".join(f"'{option}'" for option in get_args(hint))
     if origin is tuple:
-        return "a list of texts"
+        return "a list of texts" if get_args(hint)[0] is str else "a list of objects"
     return _NAMES[hint] if isinstance(hint, type) and hint in _NAMES else "an object with simple values"
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctsm.errors import CtsmError
-from ctsm.evaluation.records import ResultRecord
+from ctsm.evaluation.fields import Scalar
+from ctsm.evaluation.records import Interval, ResultRecord
 
 SPLITS = ("test", "dev", "train")
 # Seeds are averaged only when all of this, and the options, are equal.
@@ -40,8 +41,8 @@ class Group:
 
     @property
     def options(self) -> str:
-        """The model options that differ from their defaults, or ""."""
-        return ", ".join(f"{name}={value}" for name, value in sorted(self.first.options.items()))
+        """The model options that differ from their defaults, or ""; an ablation's own is its variant."""
+        return changed_options(self.first.options)
 
     def mean(self, field: str) -> float | None:
         """Return the mean of a metric over the seeds, None when a record does not have it."""
@@ -53,10 +54,22 @@ class Group:
         mean = self.mean(field)
         if mean is None:
             return "-"
-        if len(self.records) == 1:
-            return f"{mean:,.{digits}f}"
-        spread = statistics.stdev(getattr(record, field) for record in self.records)
-        return f"{mean:,.{digits}f} ± {spread:,.{digits}f}"
+        spread = self.spread(field)
+        return f"{mean:,.{digits}f}" + ("" if spread is None else f" ± {spread:,.{digits}f}")
+
+    def interval(self, field: str) -> Interval | None:
+        """Return a metric's sampling interval, its ends averaged over the seeds; None when a record has none."""
+        found = [getattr(record, field) for record in self.records]
+        if None in found:
+            return None
+        return Interval(
+            low=statistics.fmean(one.low for one in found), high=statistics.fmean(one.high for one in found)
+        )
+
+    def spread(self, field: str) -> float | None:
+        """Return the sample standard deviation of a metric over the seeds, None below two seeds or without it."""
+        values = [getattr(record, field) for record in self.records]
+        return statistics.stdev(values) if len(values) > 1 and None not in values else None
 
     def by_seed(self, describe: Callable[[ResultRecord], str]) -> str:
         """Return what `describe` says of each seed, or just that when it says the same of all."""
@@ -64,6 +77,11 @@ class Group:
         if len(set(found)) == 1:
             return found[0]
         return ", ".join(f"{text} (seed {record.seed})" for text, record in zip(found, self.records, strict=True))
+
+
+def changed_options(options: Mapping[str, Scalar]) -> str:
+    """Return options as a table shows them; `without` is left out, because the variant names the ablation."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(options.items()) if name != "without")
 
 
 def group_records(records: Mapping[Path, ResultRecord]) -> list[Group]:

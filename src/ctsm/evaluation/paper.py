@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 SOURCE = "Wang et al., CTSM: Combining Trait and State Emotions for Empathetic Response Model"
@@ -18,6 +19,16 @@ class PaperRow:
     ppl: float
     dist1: float
     dist2: float
+
+    @property
+    def name(self) -> str:
+        """What the row's configuration and runs are called, such as "ctsm-wo-egm-ccl"."""
+        return file_name(self.model, self.variant.replace("/", ""))
+
+
+def file_name(*parts: str) -> str:
+    """Join words to a file name of small letters, digits and hyphens; empty ones are left out."""
+    return "-".join(filter(None, (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)))
 
 
 TABLE_1 = (

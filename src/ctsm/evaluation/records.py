@@ -15,7 +15,7 @@ from ctsm.evaluation.fields import Scalar, from_json, to_json
 from ctsm.evaluation.lines import read_jsonl, write_jsonl
 from ctsm.files import read_json, write_json
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 REMEDY = "make the record again with `ctsm evaluate`"
 
 
@@ -28,11 +28,21 @@ class VocabularyInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultRecord:
     """Everything one evaluation measured, and what is needed to judge or repeat it.
 
     Accuracies, Dist and BLEU are in percent; `acc`, `top3`, `top5` are None for a model without an emotion head and
-    `bleu4` with its signature where BLEU was not computed. `target_tokens` counts EOS. `iterations` is the number
+    `bleu4` with its signature where BLEU was not computed. `acc_interval` and `ppl_interval` (of `ppl_example`) say how
+    far the scores would move on other conversations (see `evaluation.significance`); None where there is no score, and
+    in records of schema 1. `target_tokens` counts EOS. `iterations` is the number
     of training steps the run was configured for, `checkpoint_step` the step of the weights that were scored, and
     `selected_on` what chose them ("dev ppl_example"). `variant` is "" for the full model, else the row's name in
     the paper's Table 3 ("w/o TEE"); `options` holds the model options that differ from their defaults. Times are
@@ -47,9 +57,11 @@ class ResultRecord:
     split: Literal["train", "dev", "test"]
     n: int
     acc: float | None
+    acc_interval: Interval | None
     top3: float | None
     top5: float | None
     ppl_example: float
+    ppl_interval: Interval | None
     ppl_token: float
     target_tokens: int
     dist1: float
@@ -137,6 +149,11 @@ def write_per_example(path: Path, examples: Iterable[PerExample]) -> None:
     write_jsonl(path, (to_json(example) for example in examples))
 
 
+def per_example_file(record: Path) -> Path:
+    """Return where `evaluate` puts the per-example file of a record: test.json has test.per-example.jsonl."""
+    return record.with_suffix(".per-example.jsonl")
+
+
 def read_per_example(path: Path) -> list[PerExample]:
     """Read a per-example file.
 
@@ -193,12 +210,16 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _checked(value: object, place: str) -> ResultRecord:
     """Build a record from a JSON value and check the ranges of its fields."""
+    if isinstance(value, dict) and value.get("schema") == 1:
+        value = {**value, "schema": RECORD_SCHEMA, "acc_interval": None, "ppl_interval": None}
     if isinstance(value, dict) and value.get("schema", RECORD_SCHEMA) != RECORD_SCHEMA:
         raise CtsmError(
             f"{place}: record schema {value['schema']!r}, but this version of ctsm reads {RECORD_SCHEMA}; {REMEDY}."
         )
     record = from_json(ResultRecord, value, place, REMEDY)
     _check_numbers(record, place)
+    _check_interval("acc", record.acc, record.acc_interval, place)
+    _check_interval("ppl_example", record.ppl_example, record.ppl_interval, place)
     if (record.bleu4 is None) != (record.bleu_signature is None):
         raise CtsmError(f"{place}: 'bleu4' and 'bleu_signature' must both be given or both be null; {REMEDY}.")
     if (record.status == "superseded") != bool(record.superseded_reason.strip()):
@@ -226,3 +247,9 @@ def _check_numbers(record: ResultRecord, place: str) -> None:
         if not least - 1e-9 <= value <= most + 1e-9:
             limits = f"in 0..100, not {value}" if name in percent else f"at least {least}, not {value}"
             raise CtsmError(f"{place}: the field '{name}' must be {limits}; {REMEDY}.")
+
+
+def _check_interval(name: str, score: float | None, interval: Interval | None, place: str) -> None:
+    """Refuse an interval without a score, or whose ends are the wrong way round."""
+    if interval is not None and (score is None or interval.low > interval.high):
+        raise CtsmError(f"{place}: the interval of '{name}' does not fit its score; {REMEDY}.")

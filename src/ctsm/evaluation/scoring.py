@@ -22,16 +22,18 @@ class ExampleScores:
     Attributes:
         nll: summed negative log-likelihood of the gold reply, EOS included [N].
         tokens: number of its tokens, EOS included [N].
-        emotion_logits: [N, E].
+        emotion_logits: [N, E], None for a model without an emotion head.
     """
 
     nll: NDArray[np.float64]
     tokens: NDArray[np.int64]
-    emotion_logits: NDArray[np.float32]
+    emotion_logits: NDArray[np.float32] | None
 
     @property
-    def predicted(self) -> NDArray[np.int64]:
-        """The most probable emotion of each example [N]."""
+    def predicted(self) -> NDArray[np.int64] | None:
+        """The most probable emotion of each example [N], None for a model without an emotion head."""
+        if self.emotion_logits is None:
+            return None
         best: NDArray[np.int64] = self.emotion_logits.argmax(axis=1)
         return best
 
@@ -54,9 +56,10 @@ def score_examples(
         for rows in sorted_batches(examples.context.lengths, batch_size):
             scores = model.score(examples.batch(rows).to(device))
             nll[rows], tokens[rows] = scores.nll.cpu().numpy(), scores.tokens.cpu().numpy()
+            if scores.emotion_logits is None:
+                continue
             batch_logits = scores.emotion_logits.float().cpu().numpy()
             if logits is None:
                 logits = np.zeros((count, batch_logits.shape[1]), dtype=np.float32)
             logits[rows] = batch_logits
-    assert logits is not None
     return ExampleScores(nll, tokens, logits)
