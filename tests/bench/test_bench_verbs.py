@@ -31,7 +31,7 @@ def bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     assert report["verb"] == words[0]
     assert report["machine"]["threads"] >= 1
     for series in report["series"]:
-        assert list(series) == ["name", "unit", "n", "median", "min", "max"]
+        assert list(series) == ["name", "unit", "n", "median", "min", "max", "at"]
         assert 0 < series["min"] <= series["median"] <= series["max"]
     for figure in report["figures"]:
         assert list(figure) == ["name", "unit", "value", "at_least", "at_most", "met"]
@@ -116,6 +116,29 @@ def test_decode_on_the_sample(config_file: Path, capsys: pytest.CaptureFixture[s
         1000 / speeds["plain Transformer, greedy"]
     )
     assert "fast CTSM, beam 5, batch 16" in speeds
+
+
+def test_decode_tells_what_bf16_gains_and_changes(
+    prepared: Path, model_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ["--contexts", 4, "--replies", 2, "--rounds", 1, "--split", "dev"]
+    for faster in (True, False):
+        rates = {torch.float32: 1e9, torch.bfloat16: 2e9 if faster else 5e8}
+        monkeypatch.setattr("ctsm.bench.decode.multiply_add_rate", lambda dtype, *_, rates=rates: rates[dtype])
+        report = bench(capsys, "decode", model_directory, "--data", prepared, *sizes)
+        assert ("fast / plain, greedy, bf16" in values(report)) is faster
+    report = bench(capsys, "decode", model_directory, "--data", prepared, *sizes, "--precision", "fp32")
+    assert "fast / plain, greedy, bf16" not in values(report)
+    report = bench(capsys, "decode", model_directory, "--data", prepared, *sizes, "--precision", "bf16")
+    found, speeds = values(report), medians(report)
+    assert found["fast / plain, greedy, bf16"] == pytest.approx(
+        speeds["fast CTSM, greedy, batch 64, bf16"] / speeds["plain CTSM, greedy"]
+    )
+    assert found["replies that are identical in fp32 and bf16"] in (0, 25, 50, 75, 100)
+    if found["replies that are identical in fp32 and bf16"] == 100:
+        for score in ("Dist-1", "Dist-2", "words of a reply"):
+            assert found[f"{score}: bf16 less fp32"] == 0
+    assert found["Acc: bf16 less fp32"] == 0  # no product of this small model's encoder is computed in bf16
 
 
 def test_decode_with_a_model(prepared: Path, model_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

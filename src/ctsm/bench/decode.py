@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ctsm.bench.inputs import (
     require_plain_path,
     sample_note,
 )
-from ctsm.bench.machine import describe_machine, synchronise
+from ctsm.bench.machine import describe_machine, multiply_add_rate, synchronise
 from ctsm.bench.reference.ctsm import PlainCTSM
 from ctsm.bench.reference.greedy import plain_greedy
 from ctsm.bench.reference.transformer import PlainTransformer
@@ -33,9 +33,10 @@ from ctsm.bench.timing import alternate
 from ctsm.config import read_config
 from ctsm.corpus.batches import Examples, IntArray, sorted_batches
 from ctsm.corpus.prepared import PreparedData
-from ctsm.decoding.decode import decode
-from ctsm.decoding.options import DecodingOptions
+from ctsm.decoding.decode import encode_and_decode
+from ctsm.decoding.options import DecodingOptions, Precision
 from ctsm.errors import CtsmError
+from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
 from ctsm.models.base import EmpatheticModel, xavier_initialise
 from ctsm.models.bundle import load_bundle
 from ctsm.training.loop import build_model
@@ -46,7 +47,11 @@ TRANSFORMER_MILLISECONDS = 180.0
 BATCH = 64
 OTHER_BATCHES = (1, 16, 256)
 BEAM_BATCH = 16
-FAST, PLAIN, TRANSFORMER = f"fast CTSM, greedy, batch {BATCH}", "plain CTSM, greedy", "plain Transformer, greedy"
+PLAIN, TRANSFORMER = "plain CTSM, greedy", "plain Transformer, greedy"
+FAST: dict[Precision, str] = {
+    "fp32": f"fast CTSM, greedy, batch {BATCH}",
+    "bf16": f"fast CTSM, greedy, batch {BATCH}, bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class DecodeSettings:
         contexts: how many the fast path answers; they stand for the split by their lengths.
         replies: how many of these the plain path answers, over all rounds.
         rounds: rounds that count.
+        precisions: of the fast path, beside fp32; empty for bf16 where its products are faster here.
         device: cpu or cuda.
     """
 
@@ -71,6 +77,7 @@ class DecodeSettings:
     contexts: int = 1_000
     replies: int = 200
     rounds: int = 5
+    precisions: tuple[Precision, ...] = ()
     device: str = "cpu"
 
 
@@ -108,6 +115,13 @@ def _model_and_data(settings: DecodeSettings, say: Say) -> Iterator[tuple[Empath
         yield build_model(config, data).to(settings.device).eval(), data
 
 
+class Answer(NamedTuple):
+    """What the fast path says to a context, and the emotion it takes it for."""
+
+    words: list[int]
+    emotion: int
+
+
 @dataclass
 class _Bench:
     settings: DecodeSettings
@@ -115,7 +129,7 @@ class _Bench:
     data: PreparedData
     examples: Examples
     machine: dict[str, Any]
-    fast_replies: dict[int, list[int]] = field(default_factory=dict)
+    answers: dict[Precision, dict[int, Answer]] = field(default_factory=dict)
     plain_replies: dict[int, list[int]] = field(default_factory=dict)
 
     def run(self, say: Say) -> Report:
@@ -131,13 +145,13 @@ class _Bench:
         xavier_initialise(transformer)
         parts = {number: sample[number::rounds] for number in range(rounds)} | {-1: sample[:2]}
         contenders: dict[str, Callable[[int], None]] = {
-            FAST: lambda _number: self._greedy(contexts, BATCH),
+            **{FAST[one]: self._greedy_run(contexts, one) for one in self._precisions()},
             PLAIN: lambda number: self._plain_greedy(plain, parts[number]),
             TRANSFORMER: lambda number: self._transformer_greedy(transformer, parts[number][::4]),
         }
         seconds = alternate(contenders, rounds, say, device)
         counts = {
-            FAST: [len(contexts)] * rounds,
+            **{name: [len(contexts)] * rounds for name in contenders},
             PLAIN: [len(parts[number]) for number in range(rounds)],
             TRANSFORMER: [len(parts[number][::4]) for number in range(rounds)],
         }
@@ -159,22 +173,61 @@ class _Bench:
             ],
         )
 
+    def _precisions(self) -> list[Precision]:
+        """Return fp32, and bf16 if it was asked for or is worth it here."""
+        wanted = "bf16" in self.settings.precisions
+        if not self.settings.precisions:
+            shape = (BATCH, self.model.options.size, self.model.vocabulary_size, self.settings.device)
+            wanted = multiply_add_rate(torch.bfloat16, *shape) > multiply_add_rate(torch.float32, *shape)
+        return ["fp32", "bf16"] if wanted else ["fp32"]
+
     def _figures(self, speeds: dict[str, Series], beam: Series, sample: IntArray) -> list[Figure]:
-        same = [self.fast_replies[row] == self.plain_replies[row] for row in sample.tolist()]
-        whole = len(self.examples)
+        answers, whole = self.answers["fp32"], len(self.examples)
+        same = [answers[row].words == self.plain_replies[row] for row in sample.tolist()]
         return [
-            Figure("fast / plain, greedy, fp32", "x", speeds[FAST].median / speeds[PLAIN].median),
+            *(
+                Figure(f"fast / plain, greedy, {one}", "x", speeds[FAST[one]].median / speeds[PLAIN].median)
+                for one in self.answers
+            ),
             Figure("replies that are identical on both paths", "%", 100 * float(np.mean(same))),
+            *self._differences(),
             Figure(
                 "calibration: plain Transformer, one reply",
                 "ms",
                 1e3 / speeds[TRANSFORMER].median,
                 at_most=TRANSFORMER_MILLISECONDS,
             ),
-            Figure(f"greedy, all {whole:,} contexts of the split (from the sample)", "s", whole / speeds[FAST].median),
-            Figure(f"beam 5, all {whole:,} contexts of the split (from the sample)", "s", whole / beam.median),
-            Figure("words of a greedy reply, mean", "words", float(np.mean([*map(len, self.fast_replies.values())]))),
+            *(
+                Figure(f"{name}, all {whole:,} contexts of the split (from the sample)", "s", whole / series.median)
+                for name, series in (("greedy", speeds[FAST["fp32"]]), ("beam 5", beam))
+            ),
+            Figure("words of a greedy reply, mean", "words", self._scores("fp32")["words of a reply"]),
         ]
+
+    def _differences(self) -> list[Figure]:
+        """How many replies bf16 changes, and by how much that changes the scores."""
+        if "bf16" not in self.answers:
+            return []
+        fp32, bf16 = self.answers["fp32"], self.answers["bf16"]
+        same = [fp32[row].words == bf16[row].words for row in fp32]
+        before, after = self._scores("fp32"), self._scores("bf16")
+        return [
+            Figure("replies that are identical in fp32 and bf16", "%", 100 * float(np.mean(same))),
+            *(Figure(f"{name}: bf16 less fp32", "", after[name] - before[name]) for name in before),
+        ]
+
+    def _scores(self, precision: Precision) -> dict[str, float]:
+        """Score the answers in one precision, as `ctsm evaluate` does."""
+        answers = self.answers[precision]
+        texts = self.data.texts(self.settings.split)
+        replies = [self.data.vocabulary.words_of(answer.words, list(texts[row].oov)) for row, answer in answers.items()]
+        emotions = np.array([answer.emotion for answer in answers.values()])
+        return {
+            "Acc": accuracy(emotions, self.examples.emotion[list(answers)]),
+            "Dist-1": distinct(replies, 1).ratio_percent,
+            "Dist-2": distinct(replies, 2).ratio_percent,
+            "words of a reply": reply_statistics(replies).mean_length,
+        }
 
     def _others(self, contexts: IntArray, sample: IntArray, say: Say) -> list[Series]:
         """Replies a second with other batch sizes and, last, with beam search."""
@@ -195,19 +248,23 @@ class _Bench:
         synchronise(self.settings.device)
         return Series(name, "replies/s", (len(rows) / (time.perf_counter() - started),))
 
-    def _greedy(self, rows: IntArray, batch_size: int) -> None:
-        self.fast_replies = self._decode(rows, batch_size, DecodingOptions())
+    def _greedy_run(self, rows: IntArray, precision: Precision) -> Callable[[int], None]:
+        def run(_number: int) -> None:
+            self.answers[precision] = self._decode(rows, BATCH, DecodingOptions(precision=precision))
 
-    def _decode(self, rows: IntArray, batch_size: int, options: DecodingOptions) -> dict[int, list[int]]:
+        return run
+
+    def _decode(self, rows: IntArray, batch_size: int, options: DecodingOptions) -> dict[int, Answer]:
         """Answer contexts in batches of similar length, as `ctsm evaluate` does."""
-        replies: dict[int, list[int]] = {}
+        answers: dict[int, Answer] = {}
         for places in sorted_batches(self.examples.context.lengths[rows], batch_size):
             batch = self.examples.batch(rows[places]).to(self.settings.device)
-            with torch.inference_mode():
-                context = self.model.encode(batch)
-            found = decode(self.model, context, options)
-            replies |= {int(row): best[0].words for row, best in zip(rows[places], found, strict=True)}
-        return replies
+            context, found = encode_and_decode(self.model, batch, options)
+            assert context.emotion_logits is not None
+            emotions = context.emotion_logits.argmax(dim=1).tolist()
+            for row, best, emotion in zip(rows[places].tolist(), found, emotions, strict=True):
+                answers[row] = Answer(best[0].words, emotion)
+        return answers
 
     def _plain_greedy(self, model: PlainCTSM, rows: IntArray) -> None:
         for row in rows:

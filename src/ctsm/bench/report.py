@@ -1,9 +1,9 @@
-"""What a benchmark found: a JSON object with one schema for all four verbs, and tables for people."""
+"""What a benchmark found: a JSON object with one schema for all verbs, and tables for people."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,18 @@ class Series:
         name: what was measured.
         unit: of the values.
         values: one for each repetition; more is better or worse as the unit says.
+        at: the sizes it was measured at, by name, where a benchmark varies them.
     """
 
     name: str
     unit: str
     values: tuple[float, ...]
+    at: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name with the sizes."""
+        return ", ".join([self.name, *(f"{name} {size:,}" for name, size in self.at.items())])
 
     @property
     def median(self) -> float:
@@ -46,6 +53,7 @@ class Series:
             "median": self.median,
             "min": min(self.values),
             "max": max(self.values),
+            "at": dict(self.at),
         }
 
 
@@ -92,7 +100,7 @@ class Report:
     """All that one run of a benchmark found.
 
     Attributes:
-        verb: "train", "decode", "reply" or "startup".
+        verb: "train", "decode", "reply", "startup" or "growth".
         machine: from `ctsm.bench.machine.describe_machine`.
         settings: what was asked for.
         data: what was measured on.
@@ -133,7 +141,7 @@ class Report:
         measured = Table("measured", "median", "min", "max", "unit", "n", title=f"ctsm bench {self.verb}")
         for series in self.series:
             low, high = number(min(series.values)), number(max(series.values))
-            measured.add_row(series.name, number(series.median), low, high, series.unit, str(len(series.values)))
+            measured.add_row(series.label, number(series.median), low, high, series.unit, str(len(series.values)))
         derived = Table("figure", "value", "unit", "calibration")
         for figure in self.figures:
             derived.add_row(figure.name, number(figure.value), figure.unit, figure.bound())

@@ -9,29 +9,34 @@ from ctsm.bench.report import Report
 
 
 def run_bench(verb: str, settings: dict[str, Any], say: Say) -> Report:
-    """Run one of the four benchmarks.
+    """Run one of the benchmarks.
 
     Args:
-        verb: "train", "decode", "reply" or "startup".
+        verb: "train", "decode", "reply", "startup" or "growth".
         settings: fields of its settings, as the flags of the command line name them.
         say: called with progress messages.
 
     Raises:
         CtsmError: what was asked for cannot be measured.
     """
+    precisions = tuple(settings.pop("precision", ()))
     if verb == "train":
         from ctsm.bench.train import TrainSettings, bench_train
 
-        precisions = tuple(settings.pop("precision", ()))
         return bench_train(TrainSettings(**settings, precisions=precisions), say)
     if verb == "decode":
         from ctsm.bench.decode import DecodeSettings, bench_decode
 
-        return bench_decode(DecodeSettings(**settings), say)
+        return bench_decode(DecodeSettings(**settings, precisions=precisions), say)
     if verb == "reply":
         from ctsm.bench.reply import ReplySettings, bench_reply
 
         return bench_reply(ReplySettings(**settings), say)
+    if verb == "growth":
+        from ctsm.bench.growth import GrowthSettings, bench_growth
+
+        sizes = {axis: tuple(settings.pop(axis)) for axis in ("vocabulary", "context", "batch")}
+        return bench_growth(GrowthSettings(**settings, **sizes), say)
     from ctsm.bench.startup import StartupSettings, bench_startup
 
     return bench_startup(StartupSettings(**settings), say)
