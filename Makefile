@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test test-long test-real check format clean
+.PHONY: help install demo model test test-long test-models test-real check format clean
 
 help:
 	@echo "make demo       prepare the built-in sample, train a small CTSM, evaluate it, answer three situations"
+	@echo "make model      fetch the real data (you are shown the terms), prepare it and train: hours; goes on if stopped"
 	@echo "make test       all quick tests (minutes)"
 	@echo "make test-long  kill and resume tests that take longer"
+	@echo "make test-models  every system overfits 32 conversations (minutes for each)"
 	@echo "make test-real  tests on the real data in CTSM_DATA"
 	@echo "make check      lint, format and strict types"
 	@echo "make format     format the code"
@@ -23,11 +25,17 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh
 
+model: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/model.sh
+
 test: install
-	$(BIN)/python -m pytest -m "not long and not real"
+	$(BIN)/python -m pytest -m "not long and not models and not real"
 
 test-long: install
 	$(BIN)/python -m pytest -m long
+
+test-models: install
+	$(BIN)/python -m pytest -m models
 
 test-real: install
 	$(BIN)/python -m pytest -m real
