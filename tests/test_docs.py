@@ -57,10 +57,12 @@ def test_the_figure_names_every_equation() -> None:
 
 def test_counts_of_the_sample() -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    lines = {
-        role: sample_path(role).read_text(encoding="utf-8").splitlines() for role in ("dialogues", "vad", "events")
-    }
+    roles = ("dialogues", "vad", "events", "emotion_words", "concepts")
+    lines = {role: sample_path(role).read_text(encoding="utf-8").splitlines() for role in roles}
     events = {line.split("\t")[0] for line in lines["events"]}
     assert f"{len(lines['dialogues'])} conversations" in text
     assert f"dominance of {len(lines['vad']) - 1:,} words" in text
     assert f"{len(events)} events with {len(lines['events']):,} phrases" in text
+    carriers = {line.split("\t")[0] for line in lines["emotion_words"]}
+    assert f"emotions of {len(carriers)} words" in text
+    assert f"{len(lines['concepts'])} assertions" in text

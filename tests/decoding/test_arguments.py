@@ -26,10 +26,17 @@ def test_without_flags_the_defaults_hold() -> None:
 def test_every_field_has_its_flag() -> None:
     beam = ["--decoder", "beam", "--beam-size", "7", "--length-penalty", "0.5", "--n-best", "3", "--max-tokens", "9"]
     sample = ["--decoder=sample", "--temperature", "0.7", "--top-k", "40", "--top-p", "0.9", "--seed", "12"]
-    rules = ["--no-repeat-ngram", "3", "--repetition-penalty", "1.2"]
+    rules = ["--no-repeat-ngram", "3", "--repetition-penalty", "1.2", "--precision", "bf16"]
     assert parse(*beam) == DecodingOptions(method="beam", beam_size=7, length_penalty=0.5, n_best=3, max_tokens=9)
     expected = DecodingOptions(
-        method="sample", temperature=0.7, top_k=40, top_p=0.9, seed=12, no_repeat_ngram=3, repetition_penalty=1.2
+        method="sample",
+        temperature=0.7,
+        top_k=40,
+        top_p=0.9,
+        seed=12,
+        no_repeat_ngram=3,
+        repetition_penalty=1.2,
+        precision="bf16",
     )
     assert parse(*sample, *rules) == expected
     flags = {word.split("=")[0] for word in [*beam, *sample, *rules] if word.startswith("--")}
@@ -60,7 +67,8 @@ def test_a_senseless_value_is_one_sentence_that_names_the_flag(words: list[str],
 
 
 @pytest.mark.parametrize(
-    "words", [["--decoder", "best"], ["--beam-size", "2.5"], ["--top-p", "nan"], ["--seed", "today"]]
+    "words",
+    [["--decoder", "best"], ["--beam-size", "2.5"], ["--top-p", "nan"], ["--seed", "today"], ["--precision", "fp16"]],
 )
 def test_a_value_of_the_wrong_kind_ends_with_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctsm.decoding.decode import decode
+from ctsm.decoding.decode import decode, encode_and_decode
 from ctsm.decoding.greedy import greedy
 from ctsm.decoding.options import DecodingOptions
 from ctsm.models.ctsm import CTSM
@@ -89,3 +90,42 @@ def test_the_methods_are_those_asked_for(model: CTSM, definition: Any) -> None:
         "sample": [1, 1],
     }
     assert len({str(rows) for rows in replies.values()}) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=10, deadline=None)
+@given(contexts=contexts_of_words)
+def test_contexts_are_encoded_and_answered_in_one_call(
+    model: CTSM, definition: Any, method: str, contexts: list[list[int]]
+) -> None:
+    options = DecodingOptions(method=method, max_tokens=6, **METHODS[method])  # type: ignore[arg-type]
+    encoded, replies = encode_and_decode(model, definition.batch(contexts), options, perceive=True)
+    assert encoded.perception is not None
+    assert torch.equal(encoded.memory, definition.encode(model, contexts).memory)
+    assert replies == decode(model, definition.encode(model, contexts), options)
+
+
+@settings(max_examples=20, deadline=None)
+@given(contexts=contexts_of_words)
+def test_in_bf16_every_word_said_is_nearly_the_best(model: CTSM, definition: Any, contexts: list[list[int]]) -> None:
+    """Words and log-probabilities against the definition in float64, with what bf16 may lose: far less than a tenth."""
+    options = DecodingOptions(max_tokens=8, precision="bf16")
+    _, replies = encode_and_decode(model, definition.batch(contexts), options)
+    for context, (reply,) in zip(contexts, replies, strict=True):
+        after = definition.log_distribution(model, context)
+        total = 0.0
+        for place, word in enumerate([*reply.words, EOS][: options.max_tokens]):
+            said = reply.words[:place]
+            log_p = definition.rules(after(said), said, 0, 1.0)
+            assert log_p[word] >= log_p.max() - 0.1
+            total += log_p[word]
+        assert reply.log_probability == pytest.approx(total, abs=0.1)
+
+
+def test_the_precision_of_a_call_does_not_stay(model: CTSM, definition: Any) -> None:
+    contexts = [[9, 10, 11], [12, 13]]
+    encoded = definition.encode(model, contexts)
+    before = decode(model, encoded, DecodingOptions(max_tokens=8))
+    in_bf16 = decode(model, encoded, DecodingOptions(max_tokens=8, precision="bf16"))
+    assert decode(model, encoded, DecodingOptions(max_tokens=8)) == before
+    assert [reply.log_probability for (reply,) in in_bf16] != [reply.log_probability for (reply,) in before]

@@ -18,6 +18,7 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.integers(1, 1000),
     "no_repeat_ngram": st.integers(0, 60),
     "repetition_penalty": st.floats(1, 100),
+    "precision": st.sampled_from(["fp32", "bf16"]),
 }
 OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "greedy": {},
@@ -54,6 +55,7 @@ def test_sensible_values_are_taken(method: str, data: st.DataObject) -> None:
         ("no_repeat_ngram", [-1, 1.5]),
         ("repetition_penalty", [0.99, 0, -2, math.nan, math.inf]),
         ("seed", [-1, 2**63, 1.5, "x", True]),
+        ("precision", ["fp16", "", None, 16]),
     ],
 )
 def test_senseless_values_are_refused_by_name(name: str, values: list[Any]) -> None:

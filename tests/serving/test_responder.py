@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import math
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,8 @@ from ctsm.corpus.sample import sample_path
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS
+from ctsm.models.base import Context
+from ctsm.serving.chat import chat
 from ctsm.serving.responder import MAX_CONTEXT, Responder
 from ctsm.text.detokenise import detokenise
 from ctsm.text.tokenise import tokenise
@@ -170,3 +175,51 @@ def test_a_model_directory_is_portable(model_directory: Path, tmp_path: Path, re
 def test_loading_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CtsmError, match="not a model or run directory"):
         ctsm.load(tmp_path)
+
+
+@pytest.fixture
+def without_emotions(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> Responder:
+    """A model that has no emotion head and perceives nothing."""
+    encode = responder.bundle.model.encode
+
+    def bare(*arguments: Any, **options: Any) -> Context:
+        return dataclasses.replace(encode(*arguments, **options), emotion_logits=None, perception=None)
+
+    monkeypatch.setattr(responder.bundle.model, "encode", bare)
+    return responder
+
+
+def test_a_model_without_emotions_replies_all_the_same(responder: Responder, without_emotions: Responder) -> None:
+    response = without_emotions.respond(["A big dog chased me."], DecodingOptions(max_tokens=5))
+    assert response.emotion is None
+    assert response.probabilities == {}
+    assert response.top_emotions() == []
+    assert response.context_tokens == ()
+    assert len(response.inferences) == len(RELATIONS)
+    assert response.tokens
+
+
+def test_a_chat_without_emotions_says_so(without_emotions: Responder) -> None:
+    out = io.StringIO()
+    chat(without_emotions, io.StringIO("A dog chased me.\n/explain\n"), out)
+    text = out.getvalue()
+    assert "model>" in text
+    assert "%" not in text
+    assert "does not tell what it perceives" in text
+    assert "xReact:" in text
+
+
+def test_bf16_replies_keep_emotions_and_maps(responder: Responder) -> None:
+    """A model this small has no product that is large enough for bf16 but the one with all words."""
+    turns = ["A big dog chased me.", "Oh no, are you hurt?", "I am fine, but afraid of it."]
+    exact = responder.respond(turns)
+    rounded = responder.respond(turns, DecodingOptions(precision="bf16"))
+    assert rounded.probabilities == exact.probabilities
+    assert rounded.context_tokens == exact.context_tokens
+    assert len(rounded.tokens) > 0
+
+
+def test_phrases_seen_before_change_nothing(responder: Responder) -> None:
+    first = responder.respond(["My sister flew home for my birthday."])
+    responder.respond(["I lost my keys."])
+    assert responder.respond(["My sister flew home for my birthday."]) == first

@@ -17,6 +17,12 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=["train", "dev", "test"], default="test", help="which examples to score")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the files (default: RUN/evaluation)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="of the replies; likelihoods and emotions are always scored in fp32",
+    )
 
 
 def run(arguments: jsonargparse.Namespace) -> None:
@@ -34,6 +40,7 @@ def run(arguments: jsonargparse.Namespace) -> None:
         out,
         arguments.device,
         lambda message: print(f"{message} ...", file=sys.stderr),
+        arguments.precision,
     )
     Console().print(record_table(result.record))
     for path in (result.record_file, result.per_example_file, result.replies_file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +19,10 @@ VERBS = {
     "train": "train a model; --resume continues an interrupted run exactly",
     "evaluate": "score a model on a split and decode its replies",
     "score": "score a file of replies: Dist-1/2, length, distinct replies, and BLEU-4 where references are given",
+    "compare": "test whether systems differ: paired, over conversations, corrected for the number of tests",
     "tables": "generate the result tables (Markdown) from a folder of JSON records, beside the paper's rows",
+    "reproduce": "train, evaluate and tabulate every missing row of a table of the paper; run it again to go on",
+    "models": "list the systems with their parameters, papers and whether they were measured",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
@@ -30,6 +34,9 @@ USER_ERROR = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for a user's error, 130 for an interrupt."""
+    # A training step has thousands of short parallel loops. Threads that sleep between them wake up too late, and by
+    # default they spin so long that they are in the way of others. OpenMP reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())

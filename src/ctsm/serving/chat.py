@@ -57,9 +57,11 @@ def _answer(
     console.print(Text.assemble(("model> ", "bold"), response.text))
     for alternative in response.alternatives:
         console.print(f"   or> {alternative}", style="dim", markup=False)
-    emotions = ", ".join(f"{name} {probability:.0%}" for name, probability in response.top_emotions())
-    note = " (only the end of this long conversation was read)" if response.truncated else ""
-    console.print(f"       {emotions}{note}", style="dim", markup=False)
+    notes = [", ".join(f"{name} {probability:.0%}" for name, probability in response.top_emotions())]
+    if response.truncated:
+        notes.append("(only the end of this long conversation was read)")
+    if any(notes):
+        console.print("       " + " ".join(filter(None, notes)), style="dim", markup=False)
     return response
 
 
@@ -68,6 +70,16 @@ def _explain(console: Console, response: Response | None) -> None:
     if response is None:
         console.print("Nothing to explain yet: write something first.", style="dim")
         return
+    if response.context_tokens:
+        _explain_words(console, response)
+    else:
+        console.print("This model does not tell what it perceives at each word.", style="dim")
+    for relation, phrases in response.inferences.items():
+        console.print(f"{relation}: {'; '.join(phrases) or '(nothing inferred)'}", style="dim", markup=False)
+
+
+def _explain_words(console: Console, response: Response) -> None:
+    """Show trait, inclination and state of each word, and how to read them."""
     table = Table(title="What the model perceives at each word")
     for heading in ("word", "trait: V, A, D", "inclines to", "state here"):
         table.add_column(heading)
@@ -80,8 +92,6 @@ def _explain(console: Console, response: Response | None) -> None:
         "The inclination hardly depends on the context, the state does.",
         style="dim",
     )
-    for relation, phrases in response.inferences.items():
-        console.print(f"{relation}: {'; '.join(phrases) or '(nothing inferred)'}", style="dim", markup=False)
 
 
 def _trait(token: TokenEmotions) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ctsm.corpus.batches import Batch, Ragged
+from ctsm.corpus.batches import Batch, Ragged, collated_extras
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferences
-from ctsm.decoding.decode import decode
+from ctsm.corpus.extras import ExtrasBuilder, WordKnowledge, needs_of, sub_utterances
+from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS, Inferences, InferenceSource
@@ -58,8 +59,8 @@ class Response:
     Attributes:
         text: readable reply.
         tokens: the reply's raw tokens.
-        emotion: the most probable emotion of the context.
-        probabilities: probability of each of the 32 emotions, by name.
+        emotion: the most probable emotion of the context; None from a model without an emotion head.
+        probabilities: probability of each of the 32 emotions, by name; empty from a model without an emotion head.
         context_tokens: emotions perceived at each word of the context.
         inferences: phrases inferred from the last turn, by relation.
         truncated: whether the beginning of a long context was left out.
@@ -68,7 +69,7 @@ class Response:
 
     text: str
     tokens: tuple[str, ...]
-    emotion: str
+    emotion: str | None
     probabilities: dict[str, float]
     context_tokens: tuple[TokenEmotions, ...]
     inferences: dict[str, tuple[str, ...]]
@@ -95,6 +96,11 @@ class Responder:
     def source(self) -> InferenceSource:
         """The inference source that came with the model."""
         return self.bundle.source()
+
+    @cached_property
+    def word_knowledge(self) -> WordKnowledge:
+        """What the model needs to know of each word beyond its own tables."""
+        return self.bundle.word_knowledge()
 
     def respond(self, turns: Sequence[str], options: DecodingOptions = GREEDY) -> Response:
         """Reply to one conversation.
@@ -129,12 +135,11 @@ class Responder:
         vocabulary = self.bundle.vocabulary
         contexts = [encode_context(vocabulary, turns) for turns in tokenised]
         kept = [_keep_last(context) for context in contexts]
-        inferences = self.source.infer([turns[-1] for turns in conversations])
-        batch = self._batch(kept, inferences).to(self._device)
-        with torch.inference_mode():
-            encoded = self.bundle.model.encode(batch, perceive=True)
-        replies = decode(self.bundle.model, encoded, options, seeds)
-        probabilities = torch.softmax(encoded.emotion_logits.float(), dim=-1).cpu().numpy()
+        utterances = [turns[-1] for turns in conversations]
+        inferences = self.source.infer(utterances)
+        batch = self._batch(kept, inferences, utterances).to(self._device)
+        encoded, replies = encode_and_decode(self.bundle.model, batch, options, seeds, perceive=True)
+        probabilities = _probabilities(encoded)
         responses = []
         for row, hypotheses in enumerate(replies):
             tokens, *others = (tuple(vocabulary.words_of(reply.words, contexts[row].oov)) for reply in hypotheses)
@@ -142,8 +147,8 @@ class Responder:
                 Response(
                     text=detokenise(tokens),
                     tokens=tokens,
-                    emotion=EMOTIONS[int(probabilities[row].argmax())],
-                    probabilities=dict(zip(EMOTIONS, probabilities[row].tolist(), strict=True)),
+                    emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
+                    probabilities=probabilities[row],
                     context_tokens=self._token_emotions(encoded, row, kept[row]),
                     inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
                     truncated=kept[row] is not contexts[row],
@@ -152,11 +157,11 @@ class Responder:
             )
         return responses
 
-    def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences]) -> Batch:
-        """Collate contexts; there are no gold labels or replies."""
+    def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences], utterances: list[str]) -> Batch:
+        """Collate contexts and what the model needs of them; there are no gold labels or replies."""
         cognitive, reactions = list[list[int]](), list[list[int]]()
         for inference in inferences:
-            rows, reaction = encode_inferences(self.bundle.vocabulary, inference, tokenise)
+            rows, reaction = encode_inferences(self.bundle.vocabulary, inference, _phrase_words)
             cognitive.extend(rows)
             reactions.append(reaction)
         count = len(contexts)
@@ -170,7 +175,22 @@ class Responder:
             reaction=_padded(reactions),
             target=empty,
             target_positions=torch.zeros(0, dtype=torch.long),
+            **self._extras(contexts, utterances, inferences),
         )
+
+    def _extras(
+        self, contexts: list[EncodedContext], utterances: list[str], inferences: list[Inferences]
+    ) -> dict[str, Tensor]:
+        """Collate what the model needs beyond CTSM's data, made as `ctsm prepare` makes it."""
+        needs = needs_of("test", self.bundle.model.needs)
+        known = dict(zip(utterances, inferences, strict=True))
+        if "cognition" in needs:
+            parts = [part for utterance in utterances for part in sub_utterances(utterance)]
+            known |= dict(zip(parts, self.source.infer(parts), strict=True))
+        builder = ExtrasBuilder(needs, self.bundle.vocabulary, self.word_knowledge)
+        for context, utterance in zip(contexts, utterances, strict=True):
+            builder.add(context.ids, utterance, known.__getitem__)
+        return collated_extras(builder.build(), np.arange(len(contexts)))
 
     def _token_emotions(self, encoded: Context, row: int, context: EncodedContext) -> tuple[TokenEmotions, ...]:
         """Read one example's maps, CLS left out."""
@@ -196,6 +216,20 @@ class Responder:
 
 
 _MAPS = tuple(name for name in Perception.__dataclass_fields__)
+
+
+@lru_cache(maxsize=1 << 14)
+def _phrase_words(phrase: str) -> tuple[str, ...]:
+    """Tokenise an inferred phrase: new utterances get the phrases of earlier ones again and again."""
+    return tuple(tokenise(phrase))
+
+
+def _probabilities(encoded: Context) -> list[dict[str, float]]:
+    """Return the probabilities of the emotions for each context, by name; none without an emotion head."""
+    if encoded.emotion_logits is None:
+        return [{} for _ in encoded.memory]
+    rows = torch.softmax(encoded.emotion_logits.float(), dim=-1).tolist()
+    return [dict(zip(EMOTIONS, row, strict=True)) for row in rows]
 
 
 def check_conversation(turns: Sequence[str], place: str = "") -> None:
