@@ -57,14 +57,14 @@ def make_example(
 
     count = 1 if parts == 1 else 1 + parts
     known = [word for word in base.context[1:] if word < build.vocabulary]
+    sayings = [[CLS, *words(3, 1)] for _ in range(count * phrases)]
+    sayings[-1:] = sayings[:1]  # a phrase that is inferred twice
     return Case(
         base=base,
         concepts=[(words(1, 1)[0], int(random.choice(known))) for _ in range(concepts if known else 0)],
         utterances=[[CLS, *words(5)] for _ in range(count)],
         reactions=[words(3) for _ in range(count)],
-        phrases=[
-            (int(random.integers(4)), owner, [CLS, *words(3, 1)]) for owner in range(count) for _ in range(phrases)
-        ],
+        phrases=[(int(random.integers(4)), place // phrases, saying) for place, saying in enumerate(sayings)],
     )
 
 
@@ -85,23 +85,23 @@ def rectangle(rows: list[list[int]], fill: int, padding: int = 0, width: int = 1
 
 
 def collate(build: SimpleNamespace, examples: list[Case], padding: int = 0) -> Batch:
-    """The batch of `corpus.batches`, from lists."""
-    numbers: dict[str, list[list[int]]] = {"utterances": [], "phrases": []}
-    for name, rows in numbers.items():
-        start = 0
-        for example in examples:
-            count = len(getattr(example, name))
-            rows.append(list(range(start, start + count)))
-            start += count
+    """The batch of `corpus.batches`, from lists: utterances one after the other, each different phrase once."""
+    count = 0
+    utterance_rows, phrase_rows = list[list[int]](), list[list[int]]()
+    different: dict[tuple[int, ...], int] = {}
+    for example in examples:
+        utterance_rows.append(list(range(count, count + len(example.utterances))))
+        count += len(example.utterances)
+        phrase_rows.append([different.setdefault(tuple(row), len(different)) for _, _, row in example.phrases])
     return replace(
         build.batch([example.base for example in examples], padding),
         concepts=rectangle([[concept for concept, _ in example.concepts] for example in examples], PAD, padding),
         concept_words=rectangle([[word for _, word in example.concepts] for example in examples], PAD, padding),
         utterances=rectangle([row for example in examples for row in example.utterances], PAD, padding),
-        utterance_row=rectangle(numbers["utterances"], -1, padding),
+        utterance_row=rectangle(utterance_rows, -1, padding),
         reactions=rectangle([row for example in examples for row in example.reactions], PAD, padding),
-        phrases=rectangle([row for example in examples for _, _, row in example.phrases], PAD, padding),
-        phrase_row=rectangle(numbers["phrases"], -1, padding),
+        phrases=rectangle([list(row) for row in different], PAD, padding),
+        phrase_row=rectangle(phrase_rows, -1, padding),
         phrase_relation=rectangle([[kind for kind, _, _ in example.phrases] for example in examples], -1, padding),
         phrase_owner=rectangle([[owner for _, owner, _ in example.phrases] for example in examples], -1, padding),
     )
