@@ -41,7 +41,14 @@ def test_parameter_counts_of_the_model_card() -> None:
 def test_every_option_of_the_register_is_an_option_of_the_model() -> None:
     text = CARD.read_text(encoding="utf-8")
     named = set(re.findall(r"^\| A\d+ .*\| `(\w+)` \|$", text, re.MULTILINE))
-    assert named == {"fusion_sharing", "vad_default", "emotion_pool", "decoder_memory", "contrastive_negatives"}
+    assert named == {
+        "fusion_sharing",
+        "vad_default",
+        "emotion_pool",
+        "decoder_memory",
+        "contrastive_negatives",
+        "without",
+    }
     assert named <= {field.name for field in fields(CTSMOptions)}
     assert len(re.findall(r"^\| A\d+ \|", text, re.MULTILINE)) == 20
 

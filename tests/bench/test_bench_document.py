@@ -137,23 +137,6 @@ def test_goals_are_read_from_the_reports(results: Path, document: Path) -> None:
     assert goals["one reply in a warm process, median"][1:] == ["not measured yet", ""]
 
 
-def test_the_goals_know_the_names_that_the_benchmarks_use() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/ctsm/bench").glob("*.py"))
-    for name in (
-        "fast {precision} / plain",
-        "share of the limit, {precision}",
-        "fast CTSM, {one}",
-        "fast / plain, greedy, fp32",
-        "one reply, median",
-        "one reply, 99th percentile",
-        "beam 5, all {whole:,} contexts of the split (from the sample)",
-        "peak memory of the process, fast path alone",
-        "peak memory of the process",
-        "ctsm --help",
-    ):
-        assert f'"{name}"' in sources
-
-
 def test_everything_of_a_report_is_shown(results: Path, document: Path) -> None:
     save_training(results)
     blocks = generate(results, document)

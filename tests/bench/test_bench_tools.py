@@ -105,7 +105,7 @@ def test_evenly_spaced_values_stand_for_all(values: list[int], count: int) -> No
 
 def test_a_series_reports_its_median_and_range() -> None:
     series = Series("one", "ms", (5.0, 1.0, 3.0, 9.0))
-    assert series.to_json() == {"name": "one", "unit": "ms", "n": 4, "median": 4.0, "min": 1.0, "max": 9.0}
+    assert series.to_json() == {"name": "one", "unit": "ms", "n": 4, "median": 4.0, "min": 1.0, "max": 9.0, "at": {}}
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.integers(1, 100))

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from ctsm.bench.document import GOALS
 from ctsm.bench.report import Report
 from ctsm.cli.main import main
 from ctsm.config import RunConfig
@@ -20,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
 def bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    """Run `ctsm bench ... --json` and check what every verb's object has."""
+    """Run `ctsm bench ... --json` and check what every verb's object has, and that each goal finds its figure."""
     capsys.readouterr()
     assert main(["bench", *map(str, words), "--json"]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -35,7 +36,10 @@ def bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
         assert 0 < series["min"] <= series["median"] <= series["max"]
     for figure in report["figures"]:
         assert list(figure) == ["name", "unit", "value", "at_least", "at_most", "met"]
-        assert figure["value"] >= 0
+        assert figure["value"] >= 0 or figure["name"].endswith("bf16 less fp32")
+    for goal in GOALS:
+        found = any(re.fullmatch(goal.pattern, one["name"]) for one in [*report["figures"], *report["series"]])
+        assert goal.verb != words[0] or found or ("bf16" in goal.pattern and "bf16" not in words), goal.what
     return report
 
 

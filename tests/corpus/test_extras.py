@@ -101,13 +101,13 @@ def test_every_field_as_documented(tmp_path: Path, everything: dict[str, Any]) -
     assert texts("feedback") == ["CLS UNK . the dog UNK a joyful UNK .", "CLS he cried .", "CLS"]
     assert texts("concepts") == ["died race", "sad", "sad"]
     assert texts("concept_words") == ["night dog", "race", "race"]
-    # one sentence: no sub-utterances; "zorgs" is unknown, "to" and "none" are dropped
+    # one sentence: no sub-utterances; "be" and "zorgs" are unknown, "to" and "none" are dropped
     assert texts("utterances") == [
         ["CLS my dog died . i cried all night !", "CLS my dog died .", "CLS i cried all night !"],
         ["CLS my son won a race ."],
         ["CLS he cried ."],
     ]
-    assert texts("phrases") == [["CLS be sad", "CLS a dog"], ["CLS a race"], []]
+    assert texts("phrases") == [["CLS sad", "CLS a dog"], ["CLS a race"], []]
     assert texts("reactions") == [["sad", "sad", ""], [""], [""]]
     assert [rows["phrase_relation"].row(place) for place in range(3)] == [[0, 2], [1], []]
     assert [rows["phrase_owner"].row(place) for place in range(3)] == [[0, 1], [0], []]

@@ -135,7 +135,8 @@ def test_an_example_alone_is_itself_in_any_batch(system: System) -> None:
     batch = system.batch("dev", everyone)
     together, said = outputs(model, batch), replies(model, batch)
     assert (batch.context >= model.vocabulary_size).any()  # unknown words are among them
-    assert len({tuple(reply) for reply in said}) > 1
+    # An untrained model may say the same to everybody, but not with the same likelihoods.
+    assert len({tuple(reply) for reply in said}) > 1 or together["nll"].unique().numel() > 1
     for place, row in enumerate(everyone):
         single = system.batch("dev", [row])
         alone = outputs(model, single)

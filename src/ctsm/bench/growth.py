@@ -152,7 +152,9 @@ def made_up_model(config: RunConfig, vocabulary: int) -> EmpatheticModel:
 @contextmanager
 def endless(model: EmpatheticModel) -> Iterator[None]:
     """Make EOS impossible, and put the model into evaluation mode, for the block."""
-    bias = model.generator.vocabulary.bias
+    vocabulary = model.get_submodule("generator.vocabulary")
+    assert isinstance(vocabulary, torch.nn.Linear)
+    bias = vocabulary.bias
     before = bias[EOS].item()
     with torch.no_grad():
         bias[EOS] = float("-inf")

@@ -35,8 +35,8 @@ def run_bench(verb: str, settings: dict[str, Any], say: Say) -> Report:
     if verb == "growth":
         from ctsm.bench.growth import GrowthSettings, bench_growth
 
-        sizes = {axis: tuple(settings.pop(axis)) for axis in ("vocabulary", "context", "batch")}
-        return bench_growth(GrowthSettings(**settings, **sizes), say)
+        settings |= {axis: tuple(settings[axis]) for axis in ("vocabulary", "context", "batch")}
+        return bench_growth(GrowthSettings(**settings), say)
     from ctsm.bench.startup import StartupSettings, bench_startup
 
     return bench_startup(StartupSettings(**settings), say)

@@ -172,7 +172,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
         values: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Batch(**{name: None if value is None else value.to(device) for name, value in values.items()})
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
+        return Batch(**moved)
 
     def __len__(self) -> int:
         return int(self.index.shape[0])
@@ -235,7 +236,7 @@ def collated_extras(extras: Mapping[str, Ragged | Groups], rows: IntArray) -> di
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _once_each(rows: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _once_each(rows: IntArray, places: NDArray[np.int64]) -> tuple[IntArray, NDArray[np.int64]]:
     """Return the different rows, and `places` (-1 where there is none) among them."""
     different, inverse = np.unique(rows, axis=0, return_inverse=True)
     return different, np.append(inverse.reshape(-1), -1)[places]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class System:
     Attributes:
         name: as in configurations.
         parameters: of the full model with its default options and the paper's vocabulary.
-        inner: those of them without the embedding and the output layer, or whatever else grows with the vocabulary.
+        inner: those of them outside the embedding, the output layer and whatever else grows with the vocabulary.
         paper: the first line of the model's file.
         status: the scores of its longest run on test, or what is missing.
     """
@@ -59,11 +60,13 @@ def systems_table(systems: Sequence[System]) -> Table:
     """Return the systems as a table for the terminal."""
     from rich.table import Table
 
-    table = Table(caption=f"parameters with {VOCABULARY:,} words; inner: without embedding and output layer")
+    table = Table(caption=f"parameters with {VOCABULARY:,} words; inner: without layers as large as the vocabulary")
     for name in ("name", "parameters", "inner", "paper", "status"):
         table.add_column(name, justify="right" if name in ("parameters", "inner") else "left")
     for one in systems:
-        table.add_row(one.name, f"{one.parameters:,}", f"{one.inner:,}", one.paper, one.status)
+        cited = re.search(r"\(([^()]*)\)$", one.paper)  # authors, venue and year; the title would fill the screen
+        paper = cited[1] if cited else one.paper
+        table.add_row(one.name, f"{one.parameters:,}", f"{one.inner:,}", paper, one.status)
     return table
 
 

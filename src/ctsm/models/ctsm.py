@@ -305,15 +305,16 @@ class CTSM(EmpatheticModel):
         cache = self.decoder.start(self._memory(encoded), encoded.real)
         hidden_BTD, copy_BTS = self.decoder(torch.cat([start_B1D, target_BTD[:, :-1]], dim=1), cache)
         generation, diversity = self._generation(batch, hidden_BTD, copy_BTS)
+        terms = {**emotion, "generation": generation}
         total = (
             options.emotion_weight * torch.stack(list(emotion.values())).sum()
             + options.generation_weight * generation
             + options.diversity_weight * diversity
         )
-        terms = {**emotion, "generation": generation, "diversity": diversity}
         if options.contrasted:
             terms["contrastive"] = self._contrast(batch, encoded, target_BTD, hidden_BTD)
             total = total + options.contrastive_weight * terms["contrastive"]
+        terms["diversity"] = diversity
         return Losses(total, terms)
 
     def _look_up(self, *words: Tensor) -> list[Tensor]:
