@@ -12,6 +12,7 @@ import pytest
 
 from ctsm.evaluation.paper import PaperRow
 from ctsm.reproduction import plan
+from ctsm.reproduction.deadline import Deadline
 from ctsm.reproduction.plan import Places
 from ctsm.reproduction.work import Request, reproduce
 
@@ -87,3 +88,14 @@ def two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """`ambiguities` with one open point of two readings, table1 with CTSM alone."""
     monkeypatch.setattr(plan, "OPEN_POINTS", {"vad_default": "A2"})
     monkeypatch.setitem(plan.TABLE_TARGETS, "table1", (PaperRow("CTSM", "ctsm", "", 43.41, 34.56, 2.00, 7.34),))
+
+
+@pytest.fixture
+def budget_of_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes budgets end after so many looks at the clock: one before a row, then one a step. No test waits for time."""
+
+    def end_after(looks: int) -> None:
+        left = iter(range(looks))
+        monkeypatch.setattr(Deadline, "passed", lambda _self: next(left, None) is None)
+
+    return end_after

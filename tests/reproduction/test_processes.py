@@ -64,7 +64,7 @@ def test_two_processes_do_every_row_once(places: Places, prepared: Path) -> None
 
 
 def test_the_row_of_a_killed_process_is_taken_up(
-    places: Places, prepared: Path, request_for: Callable[..., Request]
+    places: Places, prepared: Path, request_for: Callable[..., Request], budget_of_steps: Callable[[int], None]
 ) -> None:
     endless = ("--training.iterations", "1000000", "--training.evaluate_every", "1000000")
     worker = start(places, prepared, "--rows", "default", *endless)
@@ -82,7 +82,8 @@ def test_the_row_of_a_killed_process_is_taken_up(
     assert re.fullmatch(r"at [\d,]+ of 1,000,000; another process is working on it", summary.open[run.name])
     worker.send_signal(signal.SIGKILL)
     worker.communicate(timeout=60)
-    reproduce(replace(request, hours=2 / 3600), said.append)
+    budget_of_steps(20)
+    reproduce(replace(request, hours=1.0), said.append)
     (line,) = said
     begun = re.fullmatch(r"ctsm-default-seed7: training from iteration ([\d,]+) to at most 1,000,000", line)
     assert begun is not None

@@ -180,24 +180,30 @@ def test_an_interrupted_row_goes_on_where_it_stopped(
         }
 
 
-def test_a_budget_ends_the_training_with_a_checkpoint(request_for: Build) -> None:
-    long = ("--training.iterations", "1000000", "--training.evaluate_every", "1000000")
-    summary, said = run(request_for(hours=2 / 3600, overrides=long))
+def test_a_budget_ends_the_training_with_a_checkpoint(
+    request_for: Build, budget_of_steps: Callable[[int], None]
+) -> None:
+    budget_of_steps(6)
+    summary, said = run(request_for(hours=1.0))
     assert summary.signal is None
-    assert said == [f"{DEFAULT}: training from iteration 0 to at most 1,000,000"]
-    assert set(summary.open) == {DEFAULT, KEMP}
-    assert summary.open[KEMP] == "missing"
-    place, of, limit = summary.open[DEFAULT].removeprefix("at ").partition(" of ")
-    assert (of, limit) == (" of ", "1,000,000")
-    assert int(place.replace(",", "")) > 0
+    assert said == [f"{DEFAULT}: training from iteration 0 to at most 8"]
+    assert summary.open == {DEFAULT: "at 5 of 8", KEMP: "missing"}
+    budget_of_steps(1000)
+    _, said = run(request_for(hours=1.0))
+    assert said[0] == f"{DEFAULT}: training from iteration 5 to at most 8"
 
 
-def test_no_row_begins_after_the_budget(request_for: Build, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work.Deadline, "passed", lambda _self: True)
+def test_a_trained_row_is_evaluated_even_so_and_no_row_begins_after_the_budget(
+    request_for: Build, places: Places, budget_of_steps: Callable[[int], None]
+) -> None:
+    budget_of_steps(9)
+    summary, _ = run(request_for(hours=1.0))
+    assert summary.open == {KEMP: "missing"}
+    budget_of_steps(0)
     summary, said = run(request_for(hours=1.0))
     assert said == []
-    assert summary.open == {DEFAULT: "missing", KEMP: "missing"}
-    assert not (places.runs / "ambiguities").exists()
+    assert summary.open == {KEMP: "missing"}
+    assert not (places.runs / "ambiguities" / KEMP).exists()
 
 
 def test_a_row_that_fails_is_told_and_the_others_are_done(
