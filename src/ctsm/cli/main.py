@@ -28,6 +28,9 @@ VERBS = {
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 
+COMPUTING = ("train", "evaluate", "reproduce", "bench")
+"""Verbs that do nothing but compute, and then end."""
+
 INTERRUPTED = 130
 USER_ERROR = 2
 
@@ -70,6 +73,10 @@ def _run(verb: str, words: list[str]) -> int:
     """Parse a verb's arguments and run it; a verb returns None or an exit code."""
     from jsonargparse import ArgumentParser
 
+    if verb in COMPUTING:
+        from ctsm.memory import keep_freed_memory
+
+        keep_freed_memory()
     module = import_module(f"ctsm.cli.{verb}")
     words, overrides = _split_overrides(module, words)
     parser = ArgumentParser(prog=f"ctsm {verb}", description=module.HELP, epilog=getattr(module, "EPILOG", None))
