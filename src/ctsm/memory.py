@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
 """Parameters of `mallopt`, as in glibc's malloc.h."""
 
-LARGEST = (1 << 31) - 1
-GROWTH = 64 << 20
+KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: (1 << 31) - 1, TOP_PAD: 64 << 20}
+USUAL = {MMAP_MAX: 1 << 16, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10}
+"""What glibc's thresholds grow to by themselves in a process that frees buffers of 32 MB."""
 
 
 def keep_freed_memory() -> bool:
@@ -22,7 +23,21 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done; False with another C library, where nothing happens.
     """
+    return _set(KEEPING)
+
+
+def return_freed_memory() -> bool:
+    """Let glibc give freed buffers back as it usually does: what other programs are measured with.
+
+    Returns:
+        Whether it was done; False with another C library, where nothing happens.
+    """
+    return _set(USUAL)
+
+
+def _set(parameters: dict[int, int]) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(name, value) for name, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, GROWTH)))
+    done = [mallopt(name, value) for name, value in parameters.items()]
+    return all(done)

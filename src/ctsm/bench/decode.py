@@ -37,6 +37,7 @@ from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions, Precision
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
+from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise
 from ctsm.models.bundle import load_bundle
 from ctsm.training.loop import build_model
@@ -250,6 +251,7 @@ class _Bench:
 
     def _greedy_run(self, rows: IntArray, precision: Precision) -> Callable[[int], None]:
         def run(_number: int) -> None:
+            keep_freed_memory()
             self.answers[precision] = self._decode(rows, BATCH, DecodingOptions(precision=precision))
 
         return run
@@ -267,10 +269,12 @@ class _Bench:
         return answers
 
     def _plain_greedy(self, model: PlainCTSM, rows: IntArray) -> None:
+        return_freed_memory()  # published code does not ask for anything else
         for row in rows:
             self.plain_replies[int(row)] = plain_greedy(model, self._single(row))
 
     def _transformer_greedy(self, model: PlainTransformer, rows: IntArray) -> None:
+        return_freed_memory()
         for row in rows:
             plain_greedy(model, self._single(row))
 

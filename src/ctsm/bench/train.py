@@ -33,6 +33,7 @@ from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Examples, IntArray, shuffled_batches
 from ctsm.corpus.prepared import PreparedData
+from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import xavier_initialise
 from ctsm.training.loop import build_model
 
@@ -187,6 +188,7 @@ class _Bench:
 
     def _fast_run(self, trainer: FastTrainer, batches: list[IntArray], precision: Precision) -> Any:
         def run(_number: int) -> None:
+            keep_freed_memory()
             for rows in batches:
                 trainer.step(self.examples.batch(rows).to(self.settings.device), precision)
 
@@ -194,6 +196,7 @@ class _Bench:
 
     def _plain_run(self, trainer: PlainTrainer, batches: list[IntArray]) -> Any:
         def run(_number: int) -> None:
+            return_freed_memory()  # published code does not ask for anything else
             for rows in batches:
                 trainer.step(self.examples.batch(rows).to(self.settings.device))
 
