@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+SEPARATOR = ": "
+"""Between the part, the technique and what it replaces in the names of `ctsm bench techniques`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Report:
     """All that one run of a benchmark found.
 
     Attributes:
-        verb: "train", "decode", "reply", "startup" or "growth".
+        verb: the benchmark's name, such as "train".
         machine: from `ctsm.bench.machine.describe_machine`.
         settings: what was asked for.
         data: what was measured on.
