@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctsm.bench.plot import plot_growth
-from ctsm.bench.report import SEPARATOR, number
+from ctsm.bench.report import PER, SEPARATOR, number
 from ctsm.bench.saved import SavedReport, SavedSeries, along, read_reports
 from ctsm.errors import CtsmError
 from ctsm.evaluation.markdown import markdown_table
@@ -196,7 +196,7 @@ def _techniques(report: SavedReport, part: str) -> str:
         where, technique, *replaces = slow.name.split(SEPARATOR, 2)
         if where == part and replaces:
             fast = named[SEPARATOR.join([where, technique])]
-            each = fast.unit.removeprefix("ms ")
+            each = fast.unit.removeprefix(PER)
             ratio = f"{number(ratios[fast.name])} x"
             rows.append([technique, *replaces, each, number(fast.median), number(slow.median), ratio])
     table = markdown_table(["technique", "what it replaces", "for", "ms", "ms of what it replaces", "ratio"], rows)

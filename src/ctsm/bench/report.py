@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SEPARATOR = ": "
 """Between the part, the technique and what it replaces in the names of `ctsm bench techniques`."""
+PER = "ms for "
+"""Before what the milliseconds of `ctsm bench techniques` are of, in their unit."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class SystemsSettings:
         steps: steps of each system in each round.
         rounds: rounds that count.
         precisions: of the steps; empty for both.
-        profile: whether to time the parts of the systems that are slow.
+        profile: whether to time the stages of a step of systems that are slow.
         device: cpu or cuda.
     """
 
@@ -77,6 +77,8 @@ def bench_systems(settings: SystemsSettings, say: Say) -> Report:
             for one in systems
             for precision in precisions
         }
+        wanted = precisions if settings.profile else ()
+        profiles = [series for precision in wanted for series in _profiles(systems, speeds, precision, say)]
         return Report(
             verb="systems",
             machine=machine,
@@ -87,7 +89,7 @@ def bench_systems(settings: SystemsSettings, say: Say) -> Report:
                 "configs": {one.label: one.config.to_json() for one in systems},
             },
             data=describe_data(data, "train", settings.data is not None),
-            series=[*speeds.values(), *(_profiles(systems, speeds, say) if settings.profile else [])],
+            series=[*speeds.values(), *profiles],
             figures=_gains(systems, speeds),
             notes=[PHASES, *notes, *([] if settings.data is not None else [sample_note(data)])],
         )
@@ -156,13 +158,9 @@ def _gains(systems: list[_System], speeds: dict[str, Series]) -> list[Figure]:
     ]
 
 
-def _profiles(systems: list[_System], speeds: dict[str, Series], say: Say) -> list[Series]:
-    """Time the stages of each slow system in its faster precision."""
-    found: list[Series] = []
+def _profiles(systems: list[_System], speeds: dict[str, Series], precision: Precision, say: Say) -> Iterator[Series]:
+    """Time the stages of a step of each system that is slow in a precision."""
     for one in systems:
-        own = {name: series.median for name, series in speeds.items() if name.startswith(f"{one.label}, ")}
-        fastest = max(own, key=lambda name: own[name])
-        if own[fastest] < SLOW:
-            say(f"timing the stages of {one.label}")
-            found += one.profile("bf16" if fastest.endswith("bf16") else "fp32")
-    return found
+        if speeds[f"{one.label}, {precision}"].median < SLOW:
+            say(f"timing the stages of {one.label} in {precision}")
+            yield from one.profile(precision)

@@ -77,7 +77,7 @@ class Sample:
         replaces: str,
         fast: Callable[[Inputs], list[Tensor]],
         slow: Callable[[Inputs], list[Tensor]],
-        each: str = "batch",
+        each: str = "a batch",
         times: int = 1,
     ) -> Pair:
         """Build the pair of two functions of one batch's inputs, which compute no gradients."""
@@ -215,7 +215,7 @@ def _stopping(sample: Sample) -> Pair:
         return _tensors(replies)
 
     count = len(sample.inputs[0].singles[:FEW])
-    return sample.pair("stop at EOS, one context at a time", f"always {MAX_TOKENS} steps", fast, slow, "reply", count)
+    return sample.pair("stop at EOS, one context at a time", f"always {MAX_TOKENS} steps", fast, slow, "a reply", count)
 
 
 def _staying(sample: Sample, context: Context, stop: bool) -> list[list[int]]:
@@ -292,5 +292,5 @@ def _of_steps(sample: Sample, technique: str, replaces: str, fast: Choose, slow:
 
         return run
 
-    each = f"step of {len(sample.inputs[0].batch)} replies"
+    each = f"a step of {len(sample.inputs[0].batch)} replies"
     return sample.pair(technique, replaces, at_each(fast), at_each(slow), each, steps)

@@ -30,7 +30,7 @@ class Pair:
         fast: computes a unit of work with the technique.
         slow: computes it the other way.
         units: numbers of units, from 0, that a round works through.
-        each: what the times are of.
+        each: what the times are of, in words.
         times: how many of `each` are in a unit.
     """
 
@@ -40,7 +40,7 @@ class Pair:
     fast: Side
     slow: Side
     units: int
-    each: str = "batch"
+    each: str = "a batch"
     times: int = 1
 
     @property

@@ -17,7 +17,7 @@ from ctsm.bench.inputs import (
     sample_note,
 )
 from ctsm.bench.machine import describe_machine
-from ctsm.bench.report import Figure, Report, Series
+from ctsm.bench.report import PER, Figure, Report, Series
 from ctsm.bench.techniques import decoding, training
 from ctsm.bench.techniques.pair import Pair
 from ctsm.bench.timing import alternate
@@ -99,7 +99,7 @@ def _measure(pairs: list[Pair], settings: TechniquesSettings, say: Say) -> tuple
     series, figures = [], []
     for pair in pairs:
         fast, slow = (
-            Series(title, f"ms a {pair.each}", pair.milliseconds(seconds[title]))
+            Series(title, f"{PER}{pair.each}", pair.milliseconds(seconds[title]))
             for title in (pair.title, pair.other_title)
         )
         series += [fast, slow]
