@@ -18,7 +18,10 @@ from ctsm.bench.report import Figure, Report, Series
 from ctsm.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("goals", "calibration", "train", "decode", "reply", "startup", "growth", "gpu")
+NAMES = (
+    *("goals", "calibration", "train", "techniques-training", "decode", "techniques-decoding", "reply", "startup"),
+    *("growth", "systems", "gpu"),
+)
 BASE = {"vocabulary": 100, "context": 8, "batch": 2}
 TIMES = {
     "training step": {100: (4.0, 5.0, 9.0), 200: (7.0, 8.0, 8.5), 400: (12.0, 16.0, 16.5)},
@@ -168,6 +171,40 @@ def test_growth_is_a_table_and_a_figure(results: Path, document: Path) -> None:
     # Nothing was measured at a second context or batch, so there is nothing to draw.
     assert sorted(path.name for path in figures.iterdir()) == ["growth-vocabulary-gpu.svg", "growth-vocabulary.svg"]
     check_figure(figures / "growth-vocabulary.svg")
+
+
+def save_techniques(folder: Path, name: str = "techniques.json", device: str = "cpu") -> None:
+    series, figures = [], []
+    for part, technique, replaces, fast, slow in (
+        ("training", "one look-up", "a `[B, T]` look-up each", (2.0, 1.0, 4.0), (10.0, 11.0, 9.0)),
+        ("decoding", "stop at EOS", "always 51 steps", (3.0,), (4.5,)),
+    ):
+        pair = [f"{part}: {technique}", f"{part}: {technique}: {replaces}"]
+        series += [Series(name, "ms for a batch", times) for name, times in zip(pair, (fast, slow), strict=True)]
+        figures.append(Figure(pair[0], "x", sorted(slow)[len(slow) // 2] / sorted(fast)[len(fast) // 2]))
+    save(folder, name, "techniques", device, series=series, figures=figures, notes=["Untrained."])
+
+
+def test_each_technique_stands_beside_what_it_replaces(results: Path, document: Path) -> None:
+    save_techniques(results)
+    save_techniques(results, "techniques-gpu.json", "A GPU")
+    blocks = generate(results, document)
+    training = ["one look-up", "a `[B, T]` look-up each", "a batch", "2.00", "10.0", "5.00 x"]
+    decoding = ["stop at EOS", "always 51 steps", "a batch", "3.00", "4.50", "1.50 x"]
+    assert rows(blocks["techniques-training"])[2:] == [training]
+    assert rows(blocks["techniques-decoding"])[2:] == [decoding]
+    assert [row for row in rows(blocks["gpu"]) if row[-1].endswith(" x")] == [training, decoding]
+    for name in ("techniques-training", "techniques-decoding"):
+        assert "`ctsm bench techniques` (techniques.json). Machine: processor An 8086" in blocks[name]
+        assert "Untrained." in blocks[name]
+
+
+def test_systems_are_a_table(results: Path, document: Path) -> None:
+    series = [Series("KEMP, fp32", "examples/s", (10.0, 12.0, 11.0))]
+    save(results, "systems.json", "systems", series=series, notes=["CASE is left out."])
+    block = generate(results, document)["systems"]
+    assert ["KEMP, fp32", "11.0", "10.0", "12.0", "examples/s", "3"] in rows(block)
+    assert "CASE is left out." in block
 
 
 def check_figure(path: Path) -> None:

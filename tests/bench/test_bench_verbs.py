@@ -16,8 +16,10 @@ from ctsm.bench.document import GOALS
 from ctsm.bench.report import Report
 from ctsm.cli.main import main
 from ctsm.config import RunConfig
+from ctsm.evaluation.paper import TABLE_1
 
 DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
@@ -191,6 +193,78 @@ def test_startup_and_reply_on_the_sample_for_real(config_file: Path, capsys: pyt
     assert report["data"]["source"] == "sample"
 
 
+def test_techniques(
+    prepared: Path,
+    model_directory: Path,
+    config_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ctsm.bench.techniques.verb.DECODING_BATCH", 3)
+    sizes = ["--steps", 1, "--rounds", 1]
+    with_model = bench(capsys, "techniques", model_directory, "--data", prepared, *sizes)
+    on_sample = bench(capsys, "techniques", "--config", config_file, *sizes)
+    assert [len(with_model["notes"]), len(on_sample["notes"])] == [0, 2]
+    for report in (with_model, on_sample):
+        times, ratios = medians(report), values(report)
+        assert list(times) == [one["name"] for one in report["series"]]  # no name twice
+        for fast, slow in zip(report["series"][::2], report["series"][1::2], strict=True):
+            part, technique, replaces = slow["name"].split(": ")
+            assert part in ("training", "decoding")
+            assert replaces
+            assert fast["name"] == f"{part}: {technique}"
+            assert fast["unit"] == slow["unit"]
+            assert fast["unit"].startswith("ms for ")
+            assert ratios.pop(fast["name"]) == pytest.approx(slow["median"] / fast["median"])
+        assert not ratios
+
+
+@pytest.fixture
+def tiny_systems(tmp_path: Path) -> Path:
+    """The eight systems' configurations with small sizes."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for row in TABLE_1:
+        value = yaml.safe_load((CONFIGS / f"{row.name}.yaml").read_text(encoding="utf-8"))
+        value["options"]["size"] = 16
+        (folder / f"{row.name}.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
+    return folder
+
+
+def test_systems(
+    prepared_all: Path, tiny_systems: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctsm.bench.systems.SLOW", float("inf"))
+    sizes = ["--configs", tiny_systems, "--steps", 1, "--rounds", 2, "--profile"]
+    report = bench(capsys, "systems", "--data", prepared_all, *sizes)
+    speeds, labels = medians(report), [row.label for row in TABLE_1]
+    measured = [f"{label}, {precision}" for label in labels for precision in ("fp32", "bf16")]
+    assert [one["name"] for one in report["series"][:16]] == measured
+    assert {(one["unit"], one["n"]) for one in report["series"][:16]} == {("examples/s", 2)}
+    for label in labels:
+        gain = speeds[f"{label}, bf16"] / speeds[f"{label}, fp32"]
+        assert values(report)[f"{label}, bf16 / fp32"] == pytest.approx(gain)
+        for precision in ("fp32", "bf16"):
+            title = f"{label}, a step in {precision}: "
+            stages = {name.removeprefix(title) for name in speeds if name.startswith(title)}
+            assert {"collate", "backward", "optimiser", "decoder", "generator"} < stages
+    assert len(report["notes"]) == 1
+
+
+def test_systems_whose_needs_the_data_lacks_are_left_out(
+    prepared: Path, tiny_systems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--steps", 1, "--rounds", 1, "--precision", "fp32"]
+    report = bench(capsys, "systems", "--data", prepared, "--configs", tiny_systems, *sizes)
+    assert list(medians(report)) == [f"{label}, fp32" for label in ("Transformer", "MoEL", "MIME", "CEM", "CTSM")]
+    assert report["figures"] == []
+    assert [note.partition(":")[0] for note in report["notes"][1:]] == [
+        f"{label} is left out" for label in ("EmpDG", "KEMP", "CASE")
+    ]
+    assert str(prepared) not in json.dumps(report)
+    assert "no such file" in error(capsys, "systems", "--data", prepared, "--configs", tmp_path / "nowhere")
+
+
 def test_tables_are_printed_without_json(
     model_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +286,7 @@ def test_errors_are_one_sentence(
     assert "options.size is 300" in error(capsys, "train", "--data", prepared)
     assert "--device toaster: cannot be used" in error(capsys, "decode", "--device", "toaster")
     assert "add --data" in error(capsys, "decode", model_directory)
+    assert "add --data" in error(capsys, "techniques", model_directory)
     assert "leave out --config" in error(capsys, "decode", model_directory, "--config", config_file)
     assert "not a model or run directory" in error(capsys, "reply", nowhere)
     assert "not a model or run directory" in error(capsys, "startup", nowhere)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +14,12 @@ import torch
 from ctsm.bench.inputs import (
     UNTRAINED,
     Say,
-    data_or_sample,
     describe_data,
     evenly_spaced,
+    model_and_data,
     require_at_least_one,
     require_device,
     require_examples,
-    require_plain_path,
     sample_note,
 )
 from ctsm.bench.machine import describe_machine, multiply_add_rate, synchronise
@@ -30,17 +28,13 @@ from ctsm.bench.reference.greedy import plain_greedy
 from ctsm.bench.reference.transformer import PlainTransformer
 from ctsm.bench.report import Figure, Report, Series
 from ctsm.bench.timing import alternate
-from ctsm.config import read_config
 from ctsm.corpus.batches import Examples, IntArray, sorted_batches
 from ctsm.corpus.prepared import PreparedData
 from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions, Precision
-from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
 from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise
-from ctsm.models.bundle import load_bundle
-from ctsm.training.loop import build_model
 
 TRANSFORMER_MILLISECONDS = 180.0
 """What the plain Transformer may need for a reply on two idle cores: the published code needs 143 to 245 ms."""
@@ -90,30 +84,10 @@ def bench_decode(settings: DecodeSettings, say: Say) -> Report:
     """
     require_at_least_one(contexts=settings.contexts, replies=settings.replies, rounds=settings.rounds)
     require_device(settings.device)
-    if settings.run is not None and settings.config is not None:
-        raise CtsmError(f"{settings.run}: has its own configuration; leave out --config.")
-    if settings.run is not None and settings.data is None:
-        raise CtsmError(f"{settings.run}: its contexts are needed too; add --data with what it was trained on.")
     machine = describe_machine(settings.device)
-    with _model_and_data(settings, say) as (model, data):
+    given = (settings.run, settings.data, settings.config)
+    with model_and_data(*given, settings.device, say) as (model, _, data):
         return _Bench(settings, model, data, require_examples(data, settings.split), machine).run(say)
-
-
-@contextmanager
-def _model_and_data(settings: DecodeSettings, say: Say) -> Iterator[tuple[EmpatheticModel, PreparedData]]:
-    if settings.run is not None and settings.data is not None:
-        bundle, data = load_bundle(settings.run, settings.device), PreparedData(settings.data)
-        require_plain_path(bundle.config, str(settings.run))
-        if data.vocabulary.fingerprint() != bundle.vocabulary.fingerprint():
-            raise CtsmError(
-                f"{settings.data}: has another vocabulary than {settings.run}; use the data it was trained on."
-            )
-        yield bundle.model, data
-        return
-    config = read_config(settings.config, [])
-    require_plain_path(config, str(settings.config))
-    with data_or_sample(settings.data, config.options.size, say) as data:
-        yield build_model(config, data).to(settings.device).eval(), data
 
 
 class Answer(NamedTuple):

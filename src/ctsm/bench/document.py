@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctsm.bench.plot import plot_growth
-from ctsm.bench.report import number
+from ctsm.bench.report import PER, SEPARATOR, number
 from ctsm.bench.saved import SavedReport, SavedSeries, along, read_reports
 from ctsm.errors import CtsmError
 from ctsm.evaluation.markdown import markdown_table
@@ -23,10 +23,12 @@ from ctsm.files import atomic_file
 
 NOT_MEASURED = "not measured yet"
 MARKER = re.compile(
-    r"^<!-- bench (?P<name>[a-z]+): begin .*-->\n(?P<old>.*?)^<!-- bench (?P=name): end -->$", re.M | re.S
+    r"^<!-- bench (?P<name>[a-z-]+): begin .*-->\n(?P<old>.*?)^<!-- bench (?P=name): end -->$", re.M | re.S
 )
-LONE_MARKER = re.compile(r"^<!-- bench ([a-z]+): (?:begin|end)\b", re.M)
-VERBS = ("train", "decode", "reply", "startup")
+LONE_MARKER = re.compile(r"^<!-- bench ([a-z-]+): (?:begin|end)\b", re.M)
+VERBS = ("train", "decode", "reply", "startup", "growth", "systems")
+TECHNIQUES = {"techniques-training": "training", "techniques-decoding": "decoding"}
+"""Blocks with one part each of what `ctsm bench techniques` measures."""
 FULL_RUN = 17_250 * 16
 """Examples of the paper's run: its iterations times its batch."""
 
@@ -96,7 +98,7 @@ def write_document(results: Path, document: Path, figures: Path) -> None:
     names = [match["name"] for match in MARKER.finditer(text)]
     if sorted([*names, *names]) != sorted(LONE_MARKER.findall(text)) or len(names) != len(set(names)) or not names:
         raise CtsmError(f"{document}: needs each `<!-- bench NAME: begin -->` once, with its end; mend the markers.")
-    unknown = sorted(set(names) - {"goals", "calibration", "growth", "gpu", *VERBS})
+    unknown = sorted(set(names) - {"goals", "calibration", "gpu", *VERBS, *TECHNIQUES})
     if unknown:
         raise CtsmError(f"{document}: there is no block '{unknown[0]}' to generate; remove its markers.")
     drawn = {report.path: plot_growth(report, figures) for report in reports if report.verb == "growth"}
@@ -127,6 +129,8 @@ def _block(name: str, reports: Sequence[SavedReport], links: Links) -> str:
         [one for one in reports if not one.on_cpu] if name == "gpu" else [one for one in on_cpu if one.verb == name]
     )
     parts = [_whole(report, links) for report in chosen]
+    if name in TECHNIQUES:
+        parts = [_techniques(report, TECHNIQUES[name]) for report in on_cpu if report.verb == "techniques"]
     return "\n".join(parts) or f"{NOT_MEASURED.capitalize()}.\n"
 
 
@@ -160,11 +164,13 @@ def _calibrations(reports: Sequence[SavedReport]) -> str:
 
 def _whole(report: SavedReport, links: Links) -> str:
     """Return everything a report says."""
+    if report.verb == "techniques":
+        return "\n".join(_techniques(report, part) for part in TECHNIQUES.values())
     tables = _growth_tables(report, links) if report.verb == "growth" else _measured_table(report)
     derived = ([one.name, number(one.value), one.unit, one.bound()] for one in report.figures)
     return "\n".join(
         [
-            f"`ctsm bench {report.verb}` ({report.path.name}). {_facts(report)}\n",
+            _facts(report),
             *tables,
             markdown_table(["figure", "value", "unit", "calibration"], derived),
             *_profile(report),
@@ -174,11 +180,27 @@ def _whole(report: SavedReport, links: Links) -> str:
 
 
 def _facts(report: SavedReport) -> str:
-    """Return machine and data as one sentence each."""
+    """Return verb, machine and data as one sentence each."""
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.machine.items())
     data = {name: f"{value:,}" if isinstance(value, int) else value for name, value in report.data.items()}
     described = ", ".join(f"{name} {value}" for name, value in data.items() if name != "fingerprint")
-    return f"Machine: {machine}. Data: {described}."
+    return f"`ctsm bench {report.verb}` ({report.path.name}). Machine: {machine}. Data: {described}.\n"
+
+
+def _techniques(report: SavedReport, part: str) -> str:
+    """Return the techniques of one part, each beside what it replaces, with medians of both."""
+    named = {one.name: one for one in report.series}
+    ratios = {one.name: one.value for one in report.figures}
+    rows = []
+    for slow in report.series:
+        where, technique, *replaces = slow.name.split(SEPARATOR, 2)
+        if where == part and replaces:
+            fast = named[SEPARATOR.join([where, technique])]
+            each = fast.unit.removeprefix(PER)
+            ratio = f"{number(ratios[fast.name])} x"
+            rows.append([technique, *replaces, each, number(fast.median), number(slow.median), ratio])
+    table = markdown_table(["technique", "what it replaces", "for", "ms", "ms of what it replaces", "ratio"], rows)
+    return "\n".join([_facts(report), table, *(f"{note}\n" for note in report.notes)])
 
 
 def _measured_table(report: SavedReport) -> Iterator[str]:

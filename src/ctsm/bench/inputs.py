@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from ctsm.bench.reference.blocks import LONGEST
-from ctsm.config import RunConfig
-from ctsm.corpus.batches import Examples, IntArray
+from ctsm.config import RunConfig, TrainingOptions, read_config
+from ctsm.corpus.batches import Examples, IntArray, shuffled_batches
 from ctsm.corpus.prepare import PrepareOptions, prepare
 from ctsm.corpus.prepared import PreparedData
 from ctsm.errors import CtsmError
-from ctsm.models.bundle import DataFacts, save_bundle
+from ctsm.models.base import EmpatheticModel
+from ctsm.models.bundle import DataFacts, load_bundle, save_bundle
 from ctsm.models.ctsm import CTSMOptions
 from ctsm.training.loop import build_model
 
@@ -31,14 +32,23 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def data_or_sample(directory: Path | None, vector_size: int, say: Say) -> Iterator[PreparedData]:
-    """Open a prepared directory, or prepare the built-in sample in a folder that is removed afterwards."""
+def data_or_sample(directory: Path | None, vector_size: int, say: Say, extras: bool = False) -> Iterator[PreparedData]:
+    """Open a prepared directory, or prepare the built-in sample in a folder that is removed afterwards.
+
+    Args:
+        directory: None for the sample.
+        vector_size: of the sample's word vectors.
+        say: called with progress messages.
+        extras: whether the sample is to hold what systems other than CTSM need.
+    """
     if directory is not None:
         yield PreparedData(directory)
         return
     with tempfile.TemporaryDirectory(prefix="ctsm-bench-") as folder:
         say("preparing the built-in sample")
         options = PrepareOptions("sample", vad="sample", inferences="atomic:sample", vector_size=vector_size)
+        if extras:
+            options = replace(options, emotion_words="sample", concepts="sample", feedback=True, cognition=True)
         prepare(options, Path(folder) / "data")
         yield PreparedData(Path(folder) / "data")
 
@@ -54,6 +64,32 @@ def model_or_untrained(directory: Path | None, config: RunConfig, say: Say) -> I
         model = build_model(config, data)
         save_bundle(Path(folder) / "model", model, config, data.directory, DataFacts.of(data.manifest), facts)
         yield Path(folder) / "model"
+
+
+@contextmanager
+def model_and_data(
+    run: Path | None, directory: Path | None, config_file: Path | None, device: str, say: Say
+) -> Iterator[tuple[EmpatheticModel, RunConfig, PreparedData]]:
+    """Yield a model that can reply, its configuration and the data: those given, or an untrained model and the sample.
+
+    Raises:
+        CtsmError: they cannot be used or do not fit together, or the plain path does not know the model.
+    """
+    if run is not None and config_file is not None:
+        raise CtsmError(f"{run}: has its own configuration; leave out --config.")
+    if run is not None and directory is None:
+        raise CtsmError(f"{run}: its contexts are needed too; add --data with what it was trained on.")
+    if run is not None and directory is not None:
+        bundle, data = load_bundle(run, device), PreparedData(directory)
+        require_plain_path(bundle.config, str(run))
+        if data.vocabulary.fingerprint() != bundle.vocabulary.fingerprint():
+            raise CtsmError(f"{directory}: has another vocabulary than {run}; use the data it was trained on.")
+        yield bundle.model, bundle.config, data
+        return
+    config = read_config(config_file, [])
+    require_plain_path(config, str(config_file))
+    with data_or_sample(directory, config.options.size, say) as data:
+        yield build_model(config, data).to(device).eval(), config, data
 
 
 def require_device(device: str) -> None:
@@ -131,6 +167,24 @@ def evenly_spaced(values: Sequence[int] | IntArray, count: int) -> IntArray:
     count = min(count, len(order))
     chosen: IntArray = order[((np.arange(count) + 0.5) * len(order) / max(count, 1)).astype(np.int64)]
     return chosen
+
+
+def bucketed_batches(examples: Examples, training: TrainingOptions, count: int) -> list[IntArray]:
+    """Return batches of one epoch as training makes them, standing for all: see `chosen_batches`."""
+    lengths = examples.context.lengths
+    batches = shuffled_batches(lengths, training.batch_size, training.seed, 0, training.pool)
+    return chosen_batches(examples, batches, count, training.seed)
+
+
+def chosen_batches(examples: Examples, batches: Sequence[IntArray], count: int, seed: int) -> list[IntArray]:
+    """Return `count` whole batches at evenly spaced ranks of their padded length.
+
+    They come in a random order: neighbours in length would be too alike.
+    """
+    size = max(len(rows) for rows in batches)
+    whole = [rows for rows in batches if len(rows) == size]  # the end of the data cuts one short
+    places = evenly_spaced([int(examples.context.lengths[rows].max()) for rows in whole], count)
+    return [whole[place] for place in np.random.default_rng(seed).permutation(places)]
 
 
 def require_at_least_one(**numbers: int) -> None:

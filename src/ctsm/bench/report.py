@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+SEPARATOR = ": "
+"""Between the part, the technique and what it replaces in the names of `ctsm bench techniques`."""
+PER = "ms for "
+"""Before what the milliseconds of `ctsm bench techniques` are of, in their unit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Report:
     """All that one run of a benchmark found.
 
     Attributes:
-        verb: "train", "decode", "reply", "startup" or "growth".
+        verb: the benchmark's name, such as "train".
         machine: from `ctsm.bench.machine.describe_machine`.
         settings: what was asked for.
         data: what was measured on.

@@ -12,7 +12,7 @@ def run_bench(verb: str, settings: dict[str, Any], say: Say) -> Report:
     """Run one of the benchmarks.
 
     Args:
-        verb: "train", "decode", "reply", "startup" or "growth".
+        verb: "train", "decode", "reply", "startup", "growth", "techniques" or "systems".
         settings: fields of its settings, as the flags of the command line name them.
         say: called with progress messages.
 
@@ -37,6 +37,14 @@ def run_bench(verb: str, settings: dict[str, Any], say: Say) -> Report:
 
         settings |= {axis: tuple(settings[axis]) for axis in ("vocabulary", "context", "batch")}
         return bench_growth(GrowthSettings(**settings), say)
+    if verb == "techniques":
+        from ctsm.bench.techniques.verb import TechniquesSettings, bench_techniques
+
+        return bench_techniques(TechniquesSettings(**settings), say)
+    if verb == "systems":
+        from ctsm.bench.systems import SystemsSettings, bench_systems
+
+        return bench_systems(SystemsSettings(**settings, precisions=precisions), say)
     from ctsm.bench.startup import StartupSettings, bench_startup
 
     return bench_startup(StartupSettings(**settings), say)

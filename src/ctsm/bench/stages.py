@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import isfunction
 from operator import attrgetter
 from typing import Any
 
-from ctsm.bench.fast import FastTrainer
+from torch import nn
+
+from ctsm.bench.fast import FastTrainer, Precision
 from ctsm.bench.machine import synchronise
+from ctsm.corpus.batches import Examples, IntArray
 
 COLLATE, BACKWARD, OPTIMISER, OTHER = "collate", "backward", "optimiser", "forward, other"
 
@@ -37,8 +41,8 @@ STAGES = (COLLATE, *PARTS, OTHER, BACKWARD, OPTIMISER)
 class StageTimer:
     """Adds up seconds by stage; a stage that begins inside another one stops the other's clock until it ends."""
 
-    def __init__(self, device: str) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+    def __init__(self, device: str, stages: Iterable[str] = STAGES) -> None:
+        self.seconds = dict.fromkeys(stages, 0.0)
         self._device = device
         self._running: list[str] = []
         self._since = 0.0
@@ -60,6 +64,48 @@ class StageTimer:
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
+
+
+def profiled(
+    trainer: FastTrainer, examples: Examples, batches: Sequence[IntArray], precision: Precision, device: str
+) -> dict[str, float]:
+    """Train any system on batches and return the mean seconds of each stage of a step.
+
+    The stages of the forward pass are the model's parts by their names, with everything that their public methods do.
+    """
+    parts = {name: part for name, part in trainer.model.named_children() if name != "embedding"}
+    timer = StageTimer(device, [COLLATE, *parts, OTHER, BACKWARD, OPTIMISER])
+    with ExitStack() as stack:
+        for stage, part in parts.items():
+            for module in part if isinstance(part, nn.ModuleList) else [part]:
+                for name in _methods(module):
+                    stack.enter_context(_timed(module, name, timer, stage))
+        stack.enter_context(_timed(trainer.model, "loss", timer, OTHER))
+        stack.enter_context(_timed(trainer.optimizer, "step", timer, OPTIMISER))
+        _steps(trainer, timer, examples, batches, precision, device)
+    return {stage: seconds / len(batches) for stage, seconds in timer.seconds.items() if seconds}
+
+
+def _methods(module: nn.Module) -> set[str]:
+    """Return the names of the public methods that a class of ours defines, and `forward`."""
+    ours = (kind for kind in type(module).__mro__ if kind.__module__.startswith("ctsm."))
+    own = {name for kind in ours for name, value in vars(kind).items() if isfunction(value)}
+    return {name for name in own if not name.startswith("_")} | {"forward"}
+
+
+def _steps(
+    trainer: FastTrainer,
+    timer: StageTimer,
+    examples: Examples,
+    batches: Sequence[IntArray],
+    precision: Precision,
+    device: str,
+) -> None:
+    for rows in batches:
+        with timer.stage(COLLATE):
+            batch = examples.batch(rows).to(device)
+        with timer.stage(BACKWARD):
+            trainer.step(batch, precision)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from ctsm.bench.count import Lengths, step_multiply_adds
 from ctsm.bench.fast import FastTrainer, Precision
 from ctsm.bench.inputs import (
     Say,
+    bucketed_batches,
+    chosen_batches,
     data_or_sample,
     describe_data,
-    evenly_spaced,
     require_at_least_one,
     require_device,
     require_examples,
@@ -31,7 +32,7 @@ from ctsm.bench.report import Figure, Report, Series
 from ctsm.bench.stages import BACKWARD, COLLATE, StageTimer, timed_parts
 from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig, read_config
-from ctsm.corpus.batches import Examples, IntArray, shuffled_batches
+from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
 from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import xavier_initialise
@@ -95,7 +96,7 @@ class _Bench:
     def run(self, say: Say) -> Report:
         """Fast path alone first, so that its memory can be read; then all contenders in alternation."""
         settings, config, device = self.settings, self.config, self.settings.device
-        batches = self._fast_batches()
+        batches = bucketed_batches(self.examples, config.training, settings.steps)
         model = build_model(config, self.data).to(device).train()
         fast = FastTrainer(model, config)
         say("training the fast path alone for its memory")
@@ -165,20 +166,11 @@ class _Bench:
             Figure("peak memory of the process, fast path alone", "MiB", memory),
         ]
 
-    def _fast_batches(self) -> list[IntArray]:
-        """Batches of one epoch as training makes them, at evenly spaced ranks of their padded length."""
-        training, lengths = self.config.training, self.examples.context.lengths
-        batches = _whole(shuffled_batches(lengths, training.batch_size, training.seed, 0, training.pool))
-        return self._chosen(batches)
-
     def _random_batches(self, batch_size: int) -> list[IntArray]:
-        return self._chosen(_whole(random_batches(len(self.examples), batch_size, self.config.training.seed)))
-
-    def _chosen(self, batches: list[IntArray]) -> list[IntArray]:
-        """Take as many batches as there are steps, in a random order: neighbours in length would be too alike."""
-        widths = [int(self.examples.context.lengths[rows].max()) for rows in batches]
-        places = evenly_spaced(widths, self.settings.steps)
-        return [batches[place] for place in np.random.default_rng(self.config.training.seed).permutation(places)]
+        seed = self.config.training.seed
+        return chosen_batches(
+            self.examples, random_batches(len(self.examples), batch_size, seed), self.settings.steps, seed
+        )
 
     def _widest_batches(self) -> list[IntArray]:
         """The batches that need most memory: of the longest contexts, and of the longest replies."""
@@ -251,12 +243,6 @@ class _Bench:
             "device": settings.device,
             "config": self.config.to_json(),
         }
-
-
-def _whole(batches: list[IntArray]) -> list[IntArray]:
-    """Leave out batches that the end of the data cut short."""
-    size = max(len(rows) for rows in batches)
-    return [rows for rows in batches if len(rows) == size]
 
 
 def _examples(batches: Sequence[IntArray]) -> int:

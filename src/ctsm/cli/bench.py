@@ -16,6 +16,8 @@ VERBS = {
     "reply": "time of one reply in a warm process, and its memory",
     "startup": "time of `ctsm --help`, `import ctsm` and `ctsm.load` in new processes",
     "growth": "time of a training step and of greedy decoding as vocabulary, context and batch grow",
+    "techniques": "time of each technique of training and decoding against what it replaces",
+    "systems": "examples/s of training of each of the paper's eight systems",
 }
 REPORT = "report"
 REPORT_HELP = "measure nothing: put saved JSON objects into a document as tables, and growth into figures"
@@ -41,32 +43,40 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 
 def _add_inputs(verb: jsonargparse.ArgumentParser, name: str) -> None:
     """Declare what to measure on; without any of it the built-in sample and an untrained model are taken."""
-    if name in ("decode", "reply", "startup"):
+    if name in ("decode", "reply", "startup", "techniques"):
         text = "a run or model directory (default: an untrained model)"
         verb.add_argument("run", type=Path, nargs="?", metavar="RUN", help=text)
-    if name in ("train", "decode", "reply"):
+    if name in ("train", "decode", "reply", "techniques", "systems"):
         text = "what `ctsm prepare` wrote (default: the built-in sample)"
         verb.add_argument("--data", type=Path, metavar="DIR", help=text)
     if name != "startup":
         verb.add_argument("--device", default="cpu", help="cpu or cuda")
     if name in ("decode", "reply"):
         verb.add_argument("--split", choices=["train", "dev", "test"], default="test", help="whose contexts to answer")
+    if name == "systems":
+        verb.add_argument(
+            "--configs", type=Path, default=Path("configs"), metavar="DIR", help="folder of the systems' YAML files"
+        )
+        return
     text = "configuration of the untrained model (default: as configs/ctsm.yaml)"
     verb.add_argument("--config", type=Path, metavar="FILE", help=text)
 
 
 def _add_amounts(verb: jsonargparse.ArgumentParser, name: str) -> None:
     """Declare how much to measure."""
-    if name == "train":
+    if name in ("train", "techniques", "systems"):
         verb.add_argument("--steps", type=int, default=8, help="steps of each contender in a round")
+    if name in ("train", "systems"):
         verb.add_argument("--profile", action="store_true", help="also time the stages of a step")
-    if name in ("train", "decode"):
+    if name in ("train", "decode", "systems"):
         verb.add_argument(
             "--precision",
             nargs="+",
             choices=["fp32", "bf16"],
             default=[],
-            help="of the fast path (default: fp32, and bf16 where its matrix products are faster)",
+            help="of the fast path (default: fp32, and bf16 where its matrix products are faster)"
+            if name != "systems"
+            else "of the training steps (default: both)",
         )
     if name == "decode":
         verb.add_argument("--contexts", type=int, default=1_000, help="how many the fast path answers in a round")
@@ -76,7 +86,8 @@ def _add_amounts(verb: jsonargparse.ArgumentParser, name: str) -> None:
     if name == "growth":
         _add_sizes(verb)
     if name != "reply":
-        verb.add_argument("--rounds", type=int, default=7 if name == "startup" else 5, help="rounds in alternation")
+        rounds = {"startup": 7, "systems": 3}.get(name, 5)
+        verb.add_argument("--rounds", type=int, default=rounds, help="rounds in alternation")
 
 
 def _add_sizes(verb: jsonargparse.ArgumentParser) -> None:

@@ -52,9 +52,13 @@ class PlainCounts(nn.Module):
         self.register_buffer("counts", torch.zeros(vocabulary_size, dtype=torch.float64))
 
     def update(self, log_BTV: Tensor, target_BT: Tensor) -> None:
-        """Count each row's most probable words before the first EOS among them, padding left out."""
+        """Count the most probable words."""
+        self.add(log_BTV.argmax(dim=-1), target_BT)
+
+    def add(self, words_BT: Tensor, target_BT: Tensor) -> None:
+        """Count each row's words before the first EOS among them, padding left out."""
         counter: Counter[int] = Counter()
-        for words, target in zip(log_BTV.argmax(dim=-1).tolist(), target_BT.tolist(), strict=True):
+        for words, target in zip(words_BT.tolist(), target_BT.tolist(), strict=True):
             predicted = [word for word, gold in zip(words, target, strict=True) if gold != PAD]
             counter.update(predicted[: predicted.index(EOS)] if EOS in predicted else predicted)
         counts = self.counts.cpu().numpy()
