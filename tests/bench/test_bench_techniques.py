@@ -55,7 +55,7 @@ def training_pairs(data: PreparedData, config: RunConfig) -> dict[str, Pair]:
 
 def test_both_sides_of_training_agree(data: PreparedData, tiny_config: RunConfig) -> None:
     pairs = training_pairs(data, tiny_config)
-    assert len(pairs) == 13
+    assert len(pairs) == 14
     for pair in pairs.values():
         assert pair.part == "training"
         agree(pair, rtol=1e-6, atol=1e-9)

@@ -24,6 +24,7 @@ from ctsm.bench.reference.training import random_batches
 from ctsm.bench.techniques.pair import Pair, pointer_generator, with_gradients
 from ctsm.config import RunConfig
 from ctsm.corpus.batches import Batch, Examples, IntArray
+from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import packed_targets
 from ctsm.models.ctsm import CTSM
 from ctsm.nn.encoder import EncoderLayer
@@ -105,6 +106,7 @@ def training_pairs(sample: Sample) -> list[Pair]:
         _chunked_arg_max(sample),
         _fused_adam(sample),
         _bucketed_batches(sample),
+        _kept_buffers(sample),
         _bf16(sample),
     ]
 
@@ -399,6 +401,25 @@ def _bucketed_batches(sample: Sample) -> Pair:
     random = side([sample.examples.batch(pool[order]).to(device) for order in orders])
     name = "length-bucketed batches (a whole step)"
     return Pair("training", name, "random batches", ordered, random, units=1, times=len(sample.rows))
+
+
+def _kept_buffers(sample: Sample) -> Pair:
+    """Whole forward and backward passes; each side has its own counts of predictions."""
+
+    def side(keep: bool) -> Callable[[Inputs], list[Tensor]]:
+        model = deepcopy(sample.model)
+
+        def step(inputs: Inputs) -> list[Tensor]:
+            if not keep:
+                return_freed_memory()
+            results = with_gradients([model.loss(inputs.batch).total], list(model.parameters()))
+            keep_freed_memory()
+            return results
+
+        return step
+
+    name = "freed buffers kept for the next ones (a whole step)"
+    return sample.pair(name, "given back to the system", side(True), side(False))
 
 
 def _bf16(sample: Sample) -> Pair:
