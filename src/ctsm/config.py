@@ -44,6 +44,7 @@ class TrainingOptions:
         pool: batches that are sorted by length together; larger is faster, smaller is more random.
         seed: of the initial values and the order of examples.
         precision: fp32, or bf16 for the large matrix products of the training steps (dev is always scored in fp32).
+        compile: compile the loss for each shape of batch (`torch.compile`), on a GPU recording CUDA graphs.
         tensorboard: whether to write TensorBoard logs beside the JSONL log.
     """
 
@@ -59,6 +60,7 @@ class TrainingOptions:
     pool: int = 100
     seed: int = 42
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class TrainingOptions:
         check_options(self, "training")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("seed", "precision", "tensorboard") and not 0 < value < math.inf:
+            if field.name not in ("seed", "precision", "compile", "tensorboard") and not 0 < value < math.inf:
                 raise ValueError(f"training.{field.name} is {value}; it must be greater than 0 and finite")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"training.seed is {self.seed}; it must be at least 0 and below 2^63")

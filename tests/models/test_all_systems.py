@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import ctsm.nn.precision
 from ctsm.config import RunConfig, TrainingOptions, read_config
@@ -20,6 +21,7 @@ from ctsm.corpus.batches import Batch
 from ctsm.corpus.extras import NEEDS
 from ctsm.corpus.prepare import PrepareOptions, prepare
 from ctsm.corpus.prepared import PreparedData
+from ctsm.corpus.resident import ResidentExamples
 from ctsm.decoding.greedy import greedy
 from ctsm.evaluation.evaluate import evaluate
 from ctsm.models import REGISTRY, model_class, options_class
@@ -58,6 +60,10 @@ class System:
 
     def batch(self, split: str, rows: list[int]) -> Batch:
         return self.data.examples(split, self.model.needs).batch(np.array(rows))
+
+    def static_batch(self, split: str, rows: list[int]) -> Batch:
+        """With widths and packed targets rounded up."""
+        return ResidentExamples(self.data.examples(split, self.model.needs), "cpu").batch(np.array(rows))
 
     def count(self, split: str) -> int:
         return len(self.data.examples(split))
@@ -242,6 +248,79 @@ def test_gradients_reach_every_parameter(system: System) -> None:
                     assert torch.isfinite(parameter.grad).all(), name
                     reached[name] |= bool(parameter.grad.any())
     assert [name for name, value in reached.items() if not value] == []
+
+
+@pytest.mark.parametrize("step", [1, 11_000, LATE])
+def test_padding_changes_neither_losses_nor_gradients_nor_counts(system: System, step: int) -> None:
+    """Padding is masked, so a batch of rounded widths and of more packed positions than targets is the same batch."""
+    model = system.model.double().train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the values it draws would be others: there are more
+    rows = list(range(1, 8))
+    found = []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for batch in (system.batch("train", rows), system.static_batch("train", rows)):
+        model.load_state_dict(before)
+        model.step = step
+        model.zero_grad()
+        torch.manual_seed(4)
+        losses = model.loss(batch)
+        losses.total.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        after = {name: value for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        found.append({"total": losses.total, **losses.terms, **gradients, **{k: v.clone() for k, v in after.items()}})
+    assert len(found[0]) > 5
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_scores_do_not_see_padding_either(system: System) -> None:
+    model, rows = system.model.double(), list(range(6))
+    exact, padded = (model.score(batch) for batch in (system.batch("dev", rows), system.static_batch("dev", rows)))
+    torch.testing.assert_close(padded.nll, exact.nll, rtol=1e-9, atol=1e-9)
+    assert torch.equal(padded.tokens, exact.tokens)
+
+
+def without_values(batch: Batch) -> Batch:
+    return batch.to("meta")
+
+
+@pytest.mark.parametrize("step", [1, LATE + 1])
+def test_a_step_reads_no_value(system: System, step: int) -> None:
+    """On tensors without values: what makes the host wait for a device, or mixes devices, cannot be computed."""
+    model = system.model.to("meta").train()
+    model.step = step
+    losses = model.loss(without_values(system.static_batch("train", list(range(6)))))
+    losses.total.backward()
+    assert all(term.is_meta for term in losses.terms.values())
+
+
+def test_only_the_steps_of_empdgs_discriminators_read_values(data: PreparedData) -> None:
+    config = RunConfig("empdg", "", small_options("empdg"), TrainingOptions())
+    system = System(config, data, build_model(config, data).train().to("meta"))
+    system.model.step = 11_000
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        system.model.loss(without_values(system.static_batch("train", list(range(6)))))
+
+
+def test_a_compiled_loss_is_one_graph_for_all_steps(system: System) -> None:
+    """Traced, not translated: nothing breaks the graph, and neither another step nor other words trace it anew."""
+    model, counter = system.model.train(), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda batch: model.loss(batch).total, backend=counter, fullgraph=True, dynamic=False)
+    for step, rows in ((LATE + 1, [0, 1, 2, 3]), (LATE + 2, [3, 2, 1, 0]), (LATE + 3, [1, 3, 0, 2])):
+        model.step = step
+        batch = system.static_batch("train", rows)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        torch.manual_seed(4)
+        total = compiled(batch)
+        model.load_state_dict(before)
+        torch.manual_seed(4)
+        torch.testing.assert_close(total, model.loss(batch).total)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 def test_losses_of_evaluation_mode_are_deterministic(system: System) -> None:

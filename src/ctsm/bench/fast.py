@@ -11,6 +11,7 @@ from ctsm.config import RunConfig
 from ctsm.corpus.batches import Batch
 from ctsm.models.base import EmpatheticModel
 from ctsm.nn.precision import bf16_products
+from ctsm.training.device import loss_function
 from ctsm.training.loop import ADAM
 from ctsm.training.schedule import noam_rate
 
@@ -22,7 +23,7 @@ class FastTrainer:
 
     Args:
         model: in training mode.
-        config: schedule and sizes.
+        config: schedule, sizes and whether to compile.
     """
 
     def __init__(self, model: EmpatheticModel, config: RunConfig) -> None:
@@ -30,6 +31,7 @@ class FastTrainer:
         self.iteration = 0
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
         self._config = config
+        self._loss = loss_function(model, config.training)
 
     def step(self, batch: Batch, precision: Precision) -> dict[str, Tensor]:
         """Take one step; returns the losses without waiting for the device."""
@@ -38,9 +40,9 @@ class FastTrainer:
         rate = noam_rate(self.iteration, self._config.options.size, training.warmup, training.rate_factor)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with bf16_products(precision == "bf16"):
-            losses = self.model.loss(batch)
         self.optimizer.zero_grad()
+        with bf16_products(precision == "bf16"):
+            losses = self._loss(batch)
         losses.total.backward()
         self.optimizer.step()
         return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}

@@ -14,6 +14,7 @@ from torch import nn
 from ctsm.bench.fast import FastTrainer, Precision
 from ctsm.bench.machine import synchronise
 from ctsm.corpus.batches import Examples, IntArray
+from ctsm.corpus.resident import ResidentExamples
 
 COLLATE, BACKWARD, OPTIMISER, OTHER = "collate", "backward", "optimiser", "forward, other"
 
@@ -67,7 +68,11 @@ class StageTimer:
 
 
 def profiled(
-    trainer: FastTrainer, examples: Examples, batches: Sequence[IntArray], precision: Precision, device: str
+    trainer: FastTrainer,
+    examples: Examples | ResidentExamples,
+    batches: Sequence[IntArray],
+    precision: Precision,
+    device: str,
 ) -> dict[str, float]:
     """Train any system on batches and return the mean seconds of each stage of a step.
 
@@ -96,7 +101,7 @@ def _methods(module: nn.Module) -> set[str]:
 def _steps(
     trainer: FastTrainer,
     timer: StageTimer,
-    examples: Examples,
+    examples: Examples | ResidentExamples,
     batches: Sequence[IntArray],
     precision: Precision,
     device: str,

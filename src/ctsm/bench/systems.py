@@ -23,9 +23,11 @@ from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
+from ctsm.corpus.resident import ResidentExamples
 from ctsm.errors import CtsmError
 from ctsm.models import model_class
 from ctsm.reproduction.plan import Job, Places, plan
+from ctsm.training.device import training_examples
 from ctsm.training.loop import build_model
 
 SLOW = 30.0
@@ -102,7 +104,7 @@ class _System:
     label: str
     config: RunConfig
     trainer: FastTrainer
-    examples: Examples
+    examples: Examples | ResidentExamples
     batches: list[IntArray]
     device: str
 
@@ -145,7 +147,8 @@ def _build(jobs: list[Job], data: PreparedData, settings: SystemsSettings, say: 
         model.step = job.config.training.iterations
         trainer = FastTrainer(model, job.config)
         batches = bucketed_batches(examples, job.config.training, settings.steps)
-        systems.append(_System(job.label, job.config, trainer, examples, batches, settings.device))
+        source = training_examples(examples, job.config.training, settings.device)
+        systems.append(_System(job.label, job.config, trainer, source, batches, settings.device))
     return systems, notes
 
 

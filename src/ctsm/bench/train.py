@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
+from ctsm.corpus.resident import ResidentExamples
 from ctsm.memory import keep_freed_memory, return_freed_memory
-from ctsm.models.base import xavier_initialise
+from ctsm.models.base import EmpatheticModel, xavier_initialise
+from ctsm.training.device import training_examples
 from ctsm.training.loop import build_model
 
 TRANSFORMER_BATCH = 16
@@ -82,7 +84,9 @@ def bench_train(settings: TrainSettings, say: Say) -> Report:
     config = read_config(settings.config, [])
     require_plain_path(config, str(settings.config))
     with data_or_sample(settings.data, config.options.size, say) as data:
-        return _Bench(settings, config, data, require_examples(data, "train"), machine).run(say)
+        examples = require_examples(data, "train")
+        source = training_examples(examples, config.training, settings.device)
+        return _Bench(settings, config, data, examples, source, machine).run(say)
 
 
 @dataclass
@@ -91,6 +95,7 @@ class _Bench:
     config: RunConfig
     data: PreparedData
     examples: Examples
+    source: Examples | ResidentExamples  # of the fast path's batches
     machine: dict[str, Any]
 
     def run(self, say: Say) -> Report:
@@ -101,7 +106,7 @@ class _Bench:
         fast = FastTrainer(model, config)
         say("training the fast path alone for its memory")
         for rows in self._widest_batches():
-            fast.step(self.examples.batch(rows).to(device), "fp32")
+            fast.step(self.source.batch(rows).to(device), "fp32")
         memory = peak_memory()
         say("measuring the matrix rate")
         rates = {precision: self._rates(batches, precision) for precision in settings.precisions or DTYPES}
@@ -136,7 +141,7 @@ class _Bench:
             data=describe_data(self.data, "train", settings.data is not None),
             series=[*speeds.values(), *(one for series in rates.values() for one in series)],
             figures=self._figures(speeds, best, batches, memory),
-            profile=self._profile(fast, batches, fastest, say) if settings.profile else {},
+            profile=self._profile(model, batches, fastest, say) if settings.profile else {},
             notes=[] if settings.data is not None else [sample_note(self.data)],
         )
 
@@ -182,7 +187,7 @@ class _Bench:
         def run(_number: int) -> None:
             keep_freed_memory()
             for rows in batches:
-                trainer.step(self.examples.batch(rows).to(self.settings.device), precision)
+                trainer.step(self.source.batch(rows).to(self.settings.device), precision)
 
         return run
 
@@ -221,15 +226,16 @@ class _Bench:
         ]
 
     def _profile(
-        self, trainer: FastTrainer, batches: list[IntArray], precision: Precision, say: Say
+        self, model: EmpatheticModel, batches: list[IntArray], precision: Precision, say: Say
     ) -> dict[str, float]:
-        """Return the seconds of each stage of a step, the mean over the batches."""
+        """Return the seconds of each stage of a step, the mean over the batches; a compiled step has no stages."""
         say(f"timing the stages in {precision}")
+        trainer = FastTrainer(model, replace(self.config, training=replace(self.config.training, compile=False)))
         timer = StageTimer(self.settings.device)
         with timed_parts(trainer, timer):
             for rows in batches:
                 with timer.stage(COLLATE):
-                    batch = self.examples.batch(rows).to(self.settings.device)
+                    batch = self.source.batch(rows).to(self.settings.device)
                 with timer.stage(BACKWARD):
                     trainer.step(batch, precision)
         return {stage: seconds / len(batches) for stage, seconds in timer.seconds.items()}

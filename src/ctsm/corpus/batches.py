@@ -90,19 +90,24 @@ class Groups:
         """Return one group as lists."""
         return [self.rows.row(row) for row in range(int(self.starts[index]), int(self.starts[index + 1]))]
 
-    def packed(self, examples: IntArray, fill: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows of the given groups without gaps, and where each group's rows are among them.
+    def places(self, examples: IntArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which rows the given groups have, group by group, and where each group's rows are among them.
 
         Groups differ much in size: padding them to the largest would double or treble the rows to encode.
 
         Returns:
-            [rows, longest row], filled up on the right, and [len(examples), largest group], -1 beyond a group's end.
+            [rows] and [len(examples), largest group], -1 beyond a group's end.
         """
         starts, counts = self.starts[examples], self.starts[examples + 1] - self.starts[examples]
         columns = np.arange(max(1, int(counts.max(initial=0))))
         inside = columns[None, :] < counts[:, None]
         places = np.where(inside, inside.cumsum().reshape(inside.shape) - 1, -1)
-        return self.rows.padded((starts[:, None] + columns[None, :])[inside], fill), places
+        return (starts[:, None] + columns[None, :])[inside], places
+
+    def packed(self, examples: IntArray, fill: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of the given groups [rows, longest row], filled up on the right, and their `places`."""
+        rows, places = self.places(examples)
+        return self.rows.padded(rows, fill), places
 
 
 @dataclass(frozen=True)
@@ -228,18 +233,24 @@ def collated_extras(extras: Mapping[str, Ragged | Groups], rows: IntArray) -> di
         if isinstance(extra, Groups):
             arrays[name], places = extra.packed(rows, PAD)
             if name == "phrases":
-                arrays[name], places = _once_each(arrays[name], places)
+                first, places = once_each(arrays[name], places)
+                arrays[name] = arrays[name][first]
             if name in ROW_FIELDS:
                 arrays[ROW_FIELDS[name]] = places
         else:
-            arrays[name] = extra.padded(rows, -1 if name.startswith("phrase_") else PAD)
+            arrays[name] = extra.padded(rows, fill_of(name))
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _once_each(rows: IntArray, places: NDArray[np.int64]) -> tuple[IntArray, NDArray[np.int64]]:
-    """Return the different rows, and `places` (-1 where there is none) among them."""
-    different, inverse = np.unique(rows, axis=0, return_inverse=True)
-    return different, np.append(inverse.reshape(-1), -1)[places]
+def fill_of(name: str) -> int:
+    """Return what fills a field of `Batch` up: PAD words, or -1 where it names relations and owners of phrases."""
+    return -1 if name.startswith("phrase_") else PAD
+
+
+def once_each(rows: IntArray, places: NDArray[np.int64]) -> tuple[IntArray, NDArray[np.int64]]:
+    """Return where the different rows come first, in the rows' order, and `places` (-1 for none) among them."""
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, np.append(inverse.reshape(-1), -1)[places]
 
 
 def shuffled_batches(lengths: IntArray, batch_size: int, seed: int, epoch: int, pool: int = 100) -> list[IntArray]:

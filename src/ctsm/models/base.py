@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ctsm.corpus.batches import Batch
 from ctsm.nn.decoder import DecoderCache
 from ctsm.nn.generator import Generator
-from ctsm.nn.pointer import CopySource
-from ctsm.text.vocabulary import UNK
+from ctsm.nn.losses import FrequencyWeights, before_first_end
+from ctsm.nn.pointer import CopySource, Scored
+from ctsm.text.vocabulary import EOS, PAD, UNK
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class EmpatheticModel(nn.Module, ABC):
             `corpus.extras.NEEDS`); training refuses data prepared without it.
         generator: the output layer.
         step: number of the training step, from 1, that the trainer sets before every call of `loss`; 0 outside
-            training. Schedules of a model's own read it.
+            training. Schedules of a model's own read it in `schedule`.
         training_only: names of the model's own parts that `loss` alone uses; a model loaded to reply lacks them.
     """
 
@@ -123,13 +124,28 @@ class EmpatheticModel(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     training_only: ClassVar[tuple[str, ...]] = ()
     generator: Generator
-    step: int
 
     def __init__(self, options: Any, vocabulary_size: int) -> None:
         super().__init__()
         self.options = options
         self.vocabulary_size = vocabulary_size
-        self.step = 0
+        self._step = 0
+
+    @property
+    def step(self) -> int:
+        """Number of the training step."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Work out what depends on the step, after it was set.
+
+        `loss` reads the outcome (a flag, a tensor) and never the step: it would be compiled anew at every step.
+        """
 
     @abstractmethod
     def install(self, tables: WordTables) -> None:
@@ -165,17 +181,18 @@ class EmpatheticModel(nn.Module, ABC):
     def score_in(self, context: Context, batch: Batch) -> Scores:
         """Score the gold replies to contexts that are encoded already."""
         step = self.decode(batch.target[:, :-1], context, self.start_decoding(context))
-        rows, target = packed_targets(batch)
-        log_probability, _ = self.generator.score(
-            step.hidden.flatten(0, 1)[batch.target_positions],
-            step.copy_scores.flatten(0, 1)[batch.target_positions],
-            context.source.rows(rows),
-            target,
-        )
-        nll = torch.zeros(len(batch), dtype=torch.float64, device=rows.device).index_add_(
-            0, rows, -log_probability.double()
-        )
+        scored, target_N = self.score_targets(batch, context.source, step)
+        nll_N = -scored.log_probability.double().masked_fill(target_N == PAD, 0.0)
+        nll = torch.zeros(len(batch), dtype=torch.float64, device=nll_N.device)
+        nll.index_add_(0, packed_targets(batch)[0], nll_N)
         return Scores(nll, batch.target_real.sum(dim=1), context.emotion_logits)
+
+    def score_targets(self, batch: Batch, source: CopySource, step: DecoderStep) -> tuple[Scored, Tensor]:
+        """Score the packed target tokens of a batch; returns the scores and the tokens' ids [N]."""
+        rows, target_N = packed_targets(batch)
+        positions = batch.target_positions
+        hidden_ND, copy_NS = step.hidden.flatten(0, 1)[positions], step.copy_scores.flatten(0, 1)[positions]
+        return self.generator.score(hidden_ND, copy_NS, source.rows(rows), target_N), target_N
 
     def known(self, words: Tensor) -> Tensor:
         """Map extended ids to vocabulary ids (UNK for words the vocabulary lacks)."""
@@ -183,8 +200,25 @@ class EmpatheticModel(nn.Module, ABC):
 
 
 def packed_targets(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the row of each packed target token [N] and its word id [N]."""
+    """Return the row of each packed target token [N] and its word id [N]; PAD where there is none."""
     return batch.target_positions // batch.target.shape[1], batch.target.flatten()[batch.target_positions]
+
+
+def target_sum(values_N: Tensor, target_N: Tensor) -> Tensor:
+    """Sum of what was computed for each packed target token, over those that are real."""
+    return values_N.masked_fill(target_N == PAD, 0.0).sum()
+
+
+def target_mean(values_N: Tensor, target_N: Tensor) -> Tensor:
+    """Mean of what was computed for each packed target token, over those that are real."""
+    return target_sum(values_N, target_N) / (target_N != PAD).sum()
+
+
+def count_predictions(weights: FrequencyWeights, batch: Batch, best_N: Tensor) -> None:
+    """Count the words predicted at the packed positions [N], in each reply up to its first EOS."""
+    flat = batch.target.new_full((batch.target.numel(),), PAD)
+    words_BT = flat.index_copy(0, batch.target_positions, best_N).view_as(batch.target)
+    weights.update(words_BT.flatten(), before_first_end(words_BT, batch.target_real, EOS).flatten())
 
 
 def xavier_initialise(model: nn.Module) -> None:

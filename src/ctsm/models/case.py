@@ -24,19 +24,20 @@ from ctsm.models.base import (
     EmpatheticModel,
     Losses,
     WordTables,
-    packed_targets,
+    count_predictions,
+    target_mean,
     xavier_initialise,
 )
 from ctsm.nn import graph
 from ctsm.nn.decoder import DecoderCache
 from ctsm.nn.encoder import BlockSizes, Encoder
 from ctsm.nn.generator import PlainGenerator, no_source
-from ctsm.nn.losses import FrequencyWeights, before_first_end
+from ctsm.nn.losses import FrequencyWeights
 from ctsm.nn.masking import MASKED, masked_mean, masked_softmax
 from ctsm.nn.memories import MemoriesDecoder
 from ctsm.nn.precision import Linear, linear
 from ctsm.options import check_options
-from ctsm.text.vocabulary import CLS, EOS, PAD, SOS, SYS
+from ctsm.text.vocabulary import CLS, PAD, SOS, SYS
 
 EMOTIONS = 32
 LATER_TERMS = ("selection", "coarse", "fine", "generation", "diversity", "emotion")
@@ -196,6 +197,7 @@ class CASE(EmpatheticModel):
         self.generator = PlainGenerator(size, vocabulary_size)
         self.diversity = FrequencyWeights(vocabulary_size)
         self.register_buffer("intensity", torch.zeros(vocabulary_size))
+        self.schedule()
         xavier_initialise(self)
 
     def install(self, tables: WordTables) -> None:
@@ -204,6 +206,10 @@ class CASE(EmpatheticModel):
             self.embedding.weight.copy_(tables.vectors)
             self.embedding.weight[PAD].zero_()
             self.intensity.copy_(tables.intensity)
+
+    def schedule(self) -> None:
+        """Tell whether the step is one of pre-training."""
+        self.pretraining = 0 < self.step <= self.options.pretrain_steps
 
     def encode(self, batch: Batch, perceive: bool = False) -> AlignedContext:  # noqa: ARG002 - there are no maps to show
         """Encode the contexts with both graphs; only the loss needs the posterior and the alignments."""
@@ -240,7 +246,7 @@ class CASE(EmpatheticModel):
         graphs, said_BTD = self._encode_graphs(batch, knowledge, inputs), target_BTD[:, :-1]
         by_reply = self._select_by_reply(batch, graphs, torch.cat([first + first, said_BTD + listener], dim=1))
         terms = {"bag_of_words": self._bag_of_words(batch, by_reply)}
-        if 0 < self.step <= options.pretrain_steps:
+        if self.pretraining:
             nothing = torch.zeros_like(terms["bag_of_words"])
             return Losses(terms["bag_of_words"], terms | dict.fromkeys(LATER_TERMS, nothing))
         by_context = self._select_by_context(graphs)
@@ -357,16 +363,11 @@ class CASE(EmpatheticModel):
 
     def _generate(self, batch: Batch, context: Context, step: DecoderStep) -> dict[str, Tensor]:
         """Likelihood and diversity, means over the target tokens; in training mode predictions are counted first."""
-        rows, target_N = packed_targets(batch)
-        positions = batch.target_positions
-        hidden_ND, copy_NS = step.hidden.flatten(0, 1)[positions], step.copy_scores.flatten(0, 1)[positions]
-        scored = self.generator.score(hidden_ND, copy_NS, context.source.rows(rows), target_N)
+        scored, target_N = self.score_targets(batch, context.source, step)
         if self.training:
-            flat = batch.target.new_full((batch.target.numel(),), PAD)
-            words_BT = flat.index_copy(0, positions, scored.best).view_as(batch.target)
-            self.diversity.update(words_BT.flatten(), before_first_end(words_BT, batch.target_real, EOS).flatten())
-        nll_N = -scored.log_probability
-        return {"generation": nll_N.mean(), "diversity": (self.diversity()[self.known(target_N)] * nll_N).mean()}
+            count_predictions(self.diversity, batch, scored.best)
+        nll_N, weights_N = -scored.log_probability, self.diversity()[self.known(target_N)]
+        return {"generation": target_mean(nll_N, target_N), "diversity": target_mean(weights_N * nll_N, target_N)}
 
 
 def select(query_BD: Tensor, memory_BND: Tensor, real_BN: Tensor) -> Selection:

@@ -24,18 +24,18 @@ from ctsm.models.base import (
     Losses,
     Scores,
     WordTables,
-    packed_targets,
+    count_predictions,
+    target_mean,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache
 from ctsm.nn.encoder import BlockSizes, Encoder, Refiner
 from ctsm.nn.generator import PlainGenerator, no_source
-from ctsm.nn.losses import FrequencyWeights, before_first_end
+from ctsm.nn.losses import FrequencyWeights
 from ctsm.nn.masking import masked_mean
-from ctsm.nn.pointer import Scored
 from ctsm.nn.precision import Linear
 from ctsm.options import check_options
-from ctsm.text.vocabulary import EOS, PAD, SOS
+from ctsm.text.vocabulary import PAD, SOS
 
 EMOTIONS = 32
 COGNITIVE = 4
@@ -151,12 +151,12 @@ class CEM(EmpatheticModel):
         context = self._encode(batch, inputs, start_B1D[:, 0])
         shifted_BTD = torch.cat([start_B1D, target_BTD[:, :-1]], dim=1)
         step = DecoderStep(*self.decoder(shifted_BTD, self.start_decoding(context)))
-        scored, target_N = self._score_targets(batch, context, step)
+        scored, target_N = self.score_targets(batch, context.source, step)
         if self.training:
-            self._count(batch, scored.best)
+            count_predictions(self.diversity, batch, scored.best)
         nll_N = -scored.log_probability
-        generation = nll_N.mean()
-        diversity = (self.diversity()[self.known(target_N)] * nll_N).mean()
+        generation = target_mean(nll_N, target_N)
+        diversity = target_mean(self.diversity()[self.known(target_N)] * nll_N, target_N)
         assert context.emotion_logits is not None
         emotion = F.cross_entropy(context.emotion_logits, batch.emotion)
         total = (
@@ -172,7 +172,7 @@ class CEM(EmpatheticModel):
         if self.options.count_evaluation and hasattr(self, "diversity"):  # a model loaded to reply has no counts
             context = self.encode(batch)
             step = self.decode(batch.target[:, :-1], context, self.start_decoding(context))
-            self._count(batch, self._score_targets(batch, context, step)[0].best)
+            count_predictions(self.diversity, batch, self.score_targets(batch, context.source, step)[0].best)
         return scores
 
     def _look_up(self, *words: Tensor) -> list[Tensor]:
@@ -200,16 +200,3 @@ class CEM(EmpatheticModel):
             start=start_BD,
             emotion_logits=self.emotion(affective_BKSD[:, 0, 0]),
         )
-
-    def _score_targets(self, batch: Batch, context: Context, step: DecoderStep) -> tuple[Scored, Tensor]:
-        """Score the N real target tokens; returns the scores and the tokens' ids [N]."""
-        rows, target_N = packed_targets(batch)
-        positions = batch.target_positions
-        hidden_ND, copy_NS = step.hidden.flatten(0, 1)[positions], step.copy_scores.flatten(0, 1)[positions]
-        return self.generator.score(hidden_ND, copy_NS, context.source.rows(rows), target_N), target_N
-
-    def _count(self, batch: Batch, predicted_N: Tensor) -> None:
-        """Count the predicted words of each reply up to its first EOS."""
-        flat = batch.target.new_full((batch.target.numel(),), PAD)
-        words_BT = flat.index_copy(0, batch.target_positions, predicted_N).view_as(batch.target)
-        self.diversity.update(words_BT.flatten(), before_first_end(words_BT, batch.target_real, EOS).flatten())

@@ -24,18 +24,19 @@ from ctsm.models.base import (
     Losses,
     Perception,
     WordTables,
-    packed_targets,
+    count_predictions,
+    target_mean,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache
 from ctsm.nn.encoder import BlockSizes, Encoder, Refiner
-from ctsm.nn.losses import FrequencyWeights, Negatives, before_first_end, contrastive_loss, soft_cross_entropy
+from ctsm.nn.losses import FrequencyWeights, Negatives, contrastive_loss, soft_cross_entropy
 from ctsm.nn.masking import masked_mean, masked_softmax
 from ctsm.nn.pointer import CopySource, PointerGenerator
 from ctsm.nn.positions import Positions
 from ctsm.nn.precision import Linear
 from ctsm.options import check_options
-from ctsm.text.vocabulary import CLS, EOS, PAD, SOS
+from ctsm.text.vocabulary import CLS, PAD, SOS
 
 EMOTIONS = 32
 VAD_DEFAULTS = {"paper": (0.0, 0.5, 0.0), "kemp": (0.5, 0.0, 0.5)}
@@ -384,19 +385,12 @@ class CTSM(EmpatheticModel):
 
     def _generation(self, batch: Batch, hidden_BTD: Tensor, copy_BTS: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 21 and the diversity loss, both means over the real target tokens (EOS included)."""
-        positions = batch.target_positions
-        rows, target_N = packed_targets(batch)
-        source = _copy_source(batch).rows(rows)
-        scored = self.generator.score(
-            hidden_BTD.flatten(0, 1)[positions], copy_BTS.flatten(0, 1)[positions], source, target_N
-        )
+        scored, target_N = self.score_targets(batch, _copy_source(batch), DecoderStep(hidden_BTD, copy_BTS))
         nll_N = -scored.log_probability
         if self.training:
-            words_BT = batch.target.new_full(batch.target.shape, PAD).flatten().index_copy(0, positions, scored.best)
-            words_BT = words_BT.view_as(batch.target)
-            self.diversity.update(words_BT.flatten(), before_first_end(words_BT, batch.target_real, EOS).flatten())
+            count_predictions(self.diversity, batch, scored.best)
         weights_N = self.diversity()[self.known(target_N)]
-        return nll_N.mean(), (weights_N * nll_N).mean()
+        return target_mean(nll_N, target_N), target_mean(weights_N * nll_N, target_N)
 
     def _contrast(self, batch: Batch, encoded: _Encoded, target_BTD: Tensor, hidden_BTD: Tensor) -> Tensor:
         """Eqs. 22-24: the mean contrastive loss of five pairs of four pooled views [B, D]."""

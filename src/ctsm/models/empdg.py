@@ -25,6 +25,8 @@ from ctsm.models.base import (
     Losses,
     WordTables,
     packed_targets,
+    target_mean,
+    target_sum,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache
@@ -218,6 +220,7 @@ class EmpDG(EmpatheticModel):
         self.semantic_discriminator = Discriminator(size)
         self.emotion_discriminator = Discriminator(size)
         self.register_buffer("emotional", torch.zeros(vocabulary_size, dtype=torch.bool))
+        self.schedule()
         xavier_initialise(self)
 
     def install(self, tables: WordTables) -> None:
@@ -267,27 +270,25 @@ class EmpDG(EmpatheticModel):
         )
         assert context.emotion_logits is not None
         emotion = F.cross_entropy(context.emotion_logits, batch.emotion)
-        total = smoothed.loss.sum() + options.emotion_weight * len(batch) * emotion
-        terms = {"generation": smoothed.nll.mean(), "emotion": emotion}
+        total = target_sum(smoothed.loss, target_N) + options.emotion_weight * len(batch) * emotion
+        terms = {"generation": target_mean(smoothed.nll, target_N), "emotion": emotion}
         terms |= {name: total.new_zeros(()) for name in ("discriminators", "adversarial")}
-        duels = self._duels(batch, context) if self._discriminators_learn() else []
+        duels = self._duels(batch, context) if self.learning else []
         for each in duels:
             total = total + each.discriminator
-            if self._discriminators_act():
+            if self.acting:
                 total = total + options.adversarial_weight * each.adversarial.sum()
             terms["discriminators"] = terms["discriminators"] + each.discriminator
             terms["adversarial"] = terms["adversarial"] + each.adversarial.mean()
         return Losses(total, terms)
 
-    def _discriminators_learn(self) -> bool:
+    def schedule(self) -> None:
+        """Tell whether the discriminators learn in this step, and whether they act on the generator."""
         options: EmpDGOptions = self.options
-        if self._discriminators_act():
-            return self.step % options.adversarial_every == 0
-        return self.step > options.generator_steps
-
-    def _discriminators_act(self) -> bool:
-        options: EmpDGOptions = self.options
-        return self.step > options.generator_steps + options.discriminator_steps
+        self.acting = self.step > options.generator_steps + options.discriminator_steps
+        self.learning = self.step > options.generator_steps
+        if self.acting:
+            self.learning = self.step % options.adversarial_every == 0
 
     def _look_up(self, *words: Tensor) -> list[Tensor]:
         """Embed several id tensors in one look-up, scaled by sqrt(d): each [B, W] becomes [B, W, D]."""
@@ -313,8 +314,12 @@ class EmpDG(EmpatheticModel):
             emotion_logits=logits_BE,
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _duels(self, batch: Batch, context: Context) -> list[Duel]:
-        """The semantic and the emotional discriminator on the examples that have feedback; none if none has."""
+        """The semantic and the emotional discriminator on the examples that have feedback; none if none has.
+
+        Never compiled: which examples and words there are depends on the data, and the penalty is differentiated twice.
+        """
         assert batch.feedback is not None
         assert batch.feedback_emotion_words is not None
         assert batch.reply_emotion_words is not None
@@ -323,7 +328,7 @@ class EmpDG(EmpatheticModel):
             return []
         known = context.memory[rows, 0], context.memory[rows, batch.context.shape[1]]
         chosen = Context(context.memory[rows], context.real[rows], context.source.rows(rows), context.start[rows], None)
-        reply, emotion_words = self._speak(chosen, batch.target.shape[1])
+        reply, emotion_words = self._speak(chosen, int(batch.target_real.sum(dim=1).max()))
         sides = (
             (self.semantic_discriminator, reply, batch.target, batch.feedback, known[0]),
             (

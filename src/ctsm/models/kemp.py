@@ -24,6 +24,8 @@ from ctsm.models.base import (
     Losses,
     WordTables,
     packed_targets,
+    target_mean,
+    target_sum,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache, DecoderLayer, LayerCache
@@ -275,10 +277,10 @@ class KEMP(EmpatheticModel):
         assert context.emotion_logits is not None
         emotion = F.cross_entropy(context.emotion_logits, batch.emotion)
         attention = self._attention_loss(attention_BTN, context, batch)
-        total = (
-            smoothed.loss.sum() + options.emotion_weight * len(batch) * emotion + options.attention_weight * attention
-        )
-        return Losses(total, {"generation": smoothed.nll.mean(), "emotion": emotion, "attention": attention})
+        summed = target_sum(smoothed.loss, target_P)
+        total = summed + options.emotion_weight * len(batch) * emotion + options.attention_weight * attention
+        generation = target_mean(smoothed.nll, target_P)
+        return Losses(total, {"generation": generation, "emotion": emotion, "attention": attention})
 
     @staticmethod
     def _attention_loss(attention_BTN: Tensor, context: EmotionalContext, batch: Batch) -> Tensor:

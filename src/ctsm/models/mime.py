@@ -26,6 +26,8 @@ from ctsm.models.base import (
     Scores,
     WordTables,
     packed_targets,
+    target_mean,
+    target_sum,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache
@@ -252,9 +254,9 @@ class MIME(EmpatheticModel):
         smoothed = self.generator.smoothed(hidden_ND, target_N, options.label_smoothing)
         divergence_B = posterior[0].divergence_from(prior[0]) + posterior[1].divergence_from(prior[1])
         emotion = F.cross_entropy(logits_BE, batch.emotion)
-        total = smoothed.loss.sum() + divergence_B.sum() + options.emotion_weight * emotion
-        terms = {"generation": smoothed.nll.mean(), "divergence": divergence_B.mean(), "emotion": emotion}
-        return Losses(total, terms)
+        total = target_sum(smoothed.loss, target_N) + divergence_B.sum() + options.emotion_weight * emotion
+        generation = target_mean(smoothed.nll, target_N)
+        return Losses(total, {"generation": generation, "divergence": divergence_B.mean(), "emotion": emotion})
 
     def _context(self, batch: Batch, positive_B: Tensor | None = None) -> Context:
         """Encode contexts as for a reply; `positive` overrides the polarity of the predicted emotion."""

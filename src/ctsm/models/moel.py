@@ -24,6 +24,8 @@ from ctsm.models.base import (
     Losses,
     WordTables,
     packed_targets,
+    target_mean,
+    target_sum,
     xavier_initialise,
 )
 from ctsm.nn.convolution import WIDTH
@@ -325,11 +327,7 @@ class ListenerDecoder(nn.Module):
         """Decode T further positions, updating `cache` in place (see `nn.decoder.Decoder`)."""
         steps, done = x_BTD.shape[1], cache.length
         x_BTD = self.positions(self.projection(x_BTD), first=done)
-        causal_bias = None
-        if steps > 1:
-            causal_bias = torch.full((steps, done + steps), MASKED, dtype=x_BTD.dtype, device=x_BTD.device).triu(
-                done + 1
-            )
+        causal_bias = x_BTD.new_full((steps, done + steps), MASKED).triu(done + 1) if steps > 1 else None
         shared, listeners, *meta = cache.layers
         shared_BTD, copy_scores = self.shared(x_BTD, shared, causal_bias, cache.memory_bias)
         x_BTD = shared_BTD + self.listeners(x_BTD, cache.gate, listeners, causal_bias, cache.memory_bias)
@@ -349,6 +347,7 @@ class MoEL(EmpatheticModel):
 
     name = "moel"
     generator: PlainGenerator
+    oracle: Tensor
 
     def __init__(self, options: MoELOptions, vocabulary_size: int) -> None:
         super().__init__(options, vocabulary_size)
@@ -359,6 +358,7 @@ class MoEL(EmpatheticModel):
         self.listener_keys = Linear(size, EMOTIONS, bias=False)
         self.decoder = ListenerDecoder(size, sizes)
         self.generator = PlainGenerator(size, vocabulary_size)
+        self.register_buffer("oracle", torch.ones((), device="cpu"), persistent=False)
         xavier_initialise(self)
         self.decoder.listeners.initialise()
 
@@ -410,8 +410,12 @@ class MoEL(EmpatheticModel):
         smoothed = self.generator.smoothed(hidden_ND, target_N, options.label_smoothing)
         assert context.emotion_logits is not None
         emotion = F.cross_entropy(context.emotion_logits, batch.emotion)
-        total = smoothed.loss.sum() + options.emotion_weight * emotion
-        return Losses(total, {"generation": smoothed.nll.mean(), "emotion": emotion})
+        total = target_sum(smoothed.loss, target_N) + options.emotion_weight * emotion
+        return Losses(total, {"generation": target_mean(smoothed.nll, target_N), "emotion": emotion})
+
+    def schedule(self) -> None:
+        """Put the oracle's probability where the model computes."""
+        self.oracle.fill_(self.oracle_probability())
 
     def oracle_probability(self) -> float:
         """Probability that the gold emotion chooses the listener in the training step `step`."""
@@ -419,7 +423,7 @@ class MoEL(EmpatheticModel):
 
     def _with_oracle(self, gate: Gate, emotion_B: Tensor) -> Gate:
         """Replace the gate by the gold emotion's with the oracle's probability, without waiting for the device."""
-        oracle = torch.rand((), device=emotion_B.device) < self.oracle_probability()
+        oracle = torch.rand((), device=emotion_B.device) < self.oracle
         gold = Gate.by_emotion(emotion_B, gate.listeners.shape[1])
         return Gate(*(torch.where(oracle, by_gold, chosen) for by_gold, chosen in zip(gold, gate, strict=True)))
 

@@ -24,6 +24,8 @@ from ctsm.models.base import (
     Losses,
     WordTables,
     packed_targets,
+    target_mean,
+    target_sum,
     xavier_initialise,
 )
 from ctsm.nn.decoder import Decoder, DecoderCache
@@ -130,7 +132,7 @@ class Transformer(EmpatheticModel):
         _, target_N = packed_targets(batch)
         hidden_ND = hidden_BTD.flatten(0, 1)[batch.target_positions]
         smoothed = self.generator.smoothed(hidden_ND, target_N, options.label_smoothing)
-        total, terms = smoothed.loss.sum(), {"generation": smoothed.nll.mean()}
+        total, terms = target_sum(smoothed.loss, target_N), {"generation": target_mean(smoothed.nll, target_N)}
         if context.emotion_logits is not None:
             emotion = F.cross_entropy(context.emotion_logits, batch.emotion)
             total, terms = total + options.emotion_weight * emotion, terms | {"emotion": emotion}

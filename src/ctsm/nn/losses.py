@@ -65,7 +65,7 @@ class FrequencyWeights(nn.Module):
         """Add predictions [N] where `counted` [N] is True; copied words outside the vocabulary are skipped."""
         size = self.counts.shape[0]
         weights = (counted_N & (words_N < size)).to(self.counts.dtype)
-        self.counts += torch.bincount(words_N.clamp_max(size - 1), weights=weights, minlength=size)
+        self.counts.index_add_(0, words_N.clamp_max(size - 1), weights)
 
     def forward(self) -> Tensor:
         """Return the weights [V] as float32; all 1 while nothing has been counted."""

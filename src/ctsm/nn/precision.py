@@ -22,21 +22,27 @@ SMALLEST = 1 << 21
 """Multiply-adds below which a product stays in fp32."""
 
 _enabled: ContextVar[bool] = ContextVar("bf16_products", default=False)
+# Compiled code can read a plain value only: there it is the last context's, of whatever thread.
+_enabled_for_compiled = False
 
 
 @contextmanager
 def bf16_products(enabled: bool = True) -> Iterator[None]:
     """Compute large matrix products of this context in bf16 (their backward products too, wherever they run)."""
-    token = _enabled.set(enabled)
+    global _enabled_for_compiled
+    token, before = _enabled.set(enabled), _enabled_for_compiled
+    _enabled_for_compiled = enabled
     try:
         yield
     finally:
         _enabled.reset(token)
+        _enabled_for_compiled = before
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x @ weight.T + bias for x [..., inputs] and weight [outputs, inputs], like `F.linear`."""
-    if _enabled.get() and x.numel() * weight.shape[0] >= SMALLEST:
+    enabled = _enabled_for_compiled if torch.compiler.is_compiling() else _enabled.get()
+    if enabled and x.numel() * weight.shape[0] >= SMALLEST:
         product: Tensor = _Bf16Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
         return product.reshape(*x.shape[:-1], weight.shape[0])
     return F.linear(x, weight, bias)

@@ -87,12 +87,14 @@ def measured_seconds_per_step(config: RunConfig, data: PreparedData, device: str
     from ctsm.bench.inputs import evenly_spaced
     from ctsm.bench.machine import synchronise
     from ctsm.corpus.batches import shuffled_batches
+    from ctsm.training.device import training_examples
     from ctsm.training.loop import build_model
 
     training = config.training
     model = build_model(config, data).to(device).train()
     model.step = training.iterations  # models with phases take most time in the last one
-    trainer, examples = FastTrainer(model, config), data.examples("train", model.needs)
+    examples = training_examples(data.examples("train", model.needs), training, device)
+    trainer = FastTrainer(model, config)
     batches = shuffled_batches(examples.context.lengths, training.batch_size, training.seed, 0, training.pool)
     widths = [int(examples.context.lengths[rows].max()) for rows in batches]
     steps = MEASURED_STEPS + WARM_UP_STEPS

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctsm.config import RunConfig
-from ctsm.corpus.batches import Examples, shuffled_batches
+from ctsm.config import RunConfig, TrainingOptions
+from ctsm.corpus.batches import Batch, Examples, shuffled_batches
 from ctsm.corpus.prepared import PreparedData
+from ctsm.corpus.resident import ResidentExamples
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
 from ctsm.files import exclusive, read_json, remove_leftovers, write_json
 from ctsm.models import model_class
-from ctsm.models.base import EmpatheticModel, WordTables
+from ctsm.models.base import EmpatheticModel, Losses, WordTables
 from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
 from ctsm.nn.precision import bf16_products
 from ctsm.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from ctsm.training.device import loss_function, training_examples
 from ctsm.training.reporter import Reporter, tensorboard_writer
 from ctsm.training.schedule import noam_rate
 
@@ -123,14 +125,16 @@ class _Trainer:
     def run_until_done(self, reporter: Reporter, interrupted: Callable[[], bool]) -> None:
         """Step, log, evaluate and save until finished or interrupted."""
         training, progress = self.config.training, self.progress
-        batches = _batches(self.data.examples("train", self.model.needs), self.config, progress.iteration)
+        train = training_examples(self.data.examples("train", self.model.needs), training, self.device)
+        batches = _batches(train, self.config, progress.iteration)
+        loss = loss_function(self.model, training)
         dev = self.data.examples("dev", self.model.needs)
         window = _Window(progress, self.device)
         saved = progress.iteration
         self.model.train()
         self.clock = time.perf_counter()
         while not progress.finished and not interrupted():
-            terms = self._step(next(batches).to(self.device))
+            terms = self._step(loss, next(batches).to(self.device))
             progress.iteration += 1
             window.add(terms)
             reporter.advance(progress.iteration)
@@ -154,16 +158,16 @@ class _Trainer:
         self.progress.train_seconds += now - self.clock
         self.clock = now
 
-    def _step(self, batch: Any) -> dict[str, Tensor]:
+    def _step(self, loss: Callable[[Batch], Losses], batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms without waiting for the device."""
         training = self.config.training
         self.model.step = self.progress.iteration + 1
         rate = noam_rate(self.model.step, self.config.options.size, training.warmup, training.rate_factor)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad()  # first: a CUDA graph's memory is free for the next step once nothing refers to it
         with bf16_products(training.precision == "bf16"):
-            losses = self.model.loss(batch)
-        self.optimizer.zero_grad()
+            losses = loss(batch)
         losses.total.backward()
         self.optimizer.step()
         return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}
@@ -242,7 +246,7 @@ class _Window:
         self._progress.window = [] if self._sums is None else self._sums.tolist()
 
 
-def _batches(examples: Examples, config: RunConfig, iteration: int) -> Iterator[Any]:
+def _batches(examples: Examples | ResidentExamples, config: RunConfig, iteration: int) -> Iterator[Batch]:
     """Yield training batches for ever, starting with the one that step `iteration` takes."""
     training = config.training
     lengths = examples.context.lengths
@@ -311,9 +315,13 @@ def _remove_leftovers(run: Path) -> None:
 
 
 def _without_limits(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what may change between sessions of one run: it does not alter any step."""
+    """Leave out what may change between sessions of one run: it does not alter any step.
+
+    A setting that the version which began the run did not have is at its default.
+    """
     changeable = ("iterations", "patience", "checkpoint_every", "tensorboard")
-    training = {key: value for key, value in config["training"].items() if key not in changeable}
+    known = asdict(TrainingOptions()) | config["training"]
+    training = {key: value for key, value in known.items() if key not in changeable}
     return {**config, "training": training}
 
 
