@@ -128,7 +128,7 @@ def test_the_compiled_loss_is_the_loss(prepared: Path, tiny_config: RunConfig) -
         batch = source.batch(rows)
         widths.add(batch.context.shape[1])
         totals = []
-        for model, loss, optimizer in zip(models, losses, optimizers, strict=True):
+        for loss, optimizer in zip(losses, optimizers, strict=True):
             optimizer.zero_grad()
             found = loss(batch)
             found.total.backward()
