@@ -124,7 +124,7 @@ def test_the_compiled_loss_is_the_loss(prepared: Path, tiny_config: RunConfig) -
     source = training_examples(examples, config.training, "cpu")
     order = np.argsort(examples.context.lengths)
     widths = set()
-    for rows in (order[:4], order[-4:], order[4:8], order[-8:-4]):
+    for rows in (order[:4], order[-4:], order[4:8], order[-4:][::-1]):
         batch = source.batch(rows)
         widths.add(batch.context.shape[1])
         totals = []
