@@ -10,12 +10,13 @@ COUNT_FAULTS = """
 import resource, sys
 import numpy as np
 from ctsm import memory
-for setting in {settings}:
-    assert getattr(memory, setting)()
+keep, back = {keep}, {back}
+assert not keep or memory.keep_freed_memory()
 def use():
     for megabytes in (20, 36, 24, 20):
         np.ones(megabytes << 17)
 use()
+assert not back or memory.return_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     use()
@@ -23,15 +24,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(*settings: str) -> int:
+def page_faults(keep: bool = False, back: bool = False) -> int:
     """Page faults of ten rounds of large buffers after the first round, in a process of its own."""
-    run = [sys.executable, "-c", COUNT_FAULTS.format(settings=settings)]
+    run = [sys.executable, "-c", COUNT_FAULTS.format(keep=keep, back=back)]
     return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_freed_buffers_are_used_again_without_new_pages_until_they_are_to_be_returned() -> None:
     usual = page_faults()
-    assert page_faults("keep_freed_memory") < usual / 20
-    returned = page_faults("keep_freed_memory", "return_freed_memory")
+    assert page_faults(keep=True) < usual / 20
+    returned = page_faults(keep=True, back=True)
     assert usual / 2 < returned < 2 * usual

@@ -29,10 +29,15 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Let glibc give freed buffers back as it usually does: what other programs are measured with.
 
+    What is free now is given back at once, or it would be used again without new pages.
+
     Returns:
         Whether it was done; False with another C library, where nothing happens.
     """
-    return _set(USUAL)
+    done = _set(USUAL)
+    if done:
+        ctypes.CDLL(None).malloc_trim(0)
+    return done
 
 
 def _set(parameters: dict[int, int]) -> bool:

@@ -92,6 +92,19 @@ def test_every_stage_of_a_step_is_timed_and_the_model_is_left_as_it_was(prepared
     assert set(PARTS) < set(STAGES)
 
 
+def test_steps_are_numbered_on_from_those_that_count_as_done(prepared: Path, tiny_config: RunConfig) -> None:
+    """A model's schedule sees each step's own number, so that what happens every so many steps happens."""
+    data = PreparedData(prepared)
+    model = build_model(tiny_config, data).train()
+    seen: list[int] = []
+    model.schedule = lambda: seen.append(model.step)  # type: ignore[method-assign]
+    trainer = FastTrainer(model, tiny_config, done=20_000)
+    batch = data.examples("train").batch(np.arange(4))
+    for _ in range(3):
+        trainer.step(batch, "fp32")
+    assert seen == [20_001, 20_002, 20_003]
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 70))
 def test_evenly_spaced_values_stand_for_all(values: list[int], count: int) -> None:
     chosen = evenly_spaced(values, count)

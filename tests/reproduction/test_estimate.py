@@ -96,7 +96,7 @@ def test_else_a_few_steps_are_taken_once_for_all_seeds(job: Job, prepared: Path,
     guess = estimator(job, prepared, [])
     assert guess.estimate(job, NOTHING).seconds == 2000.0
     second = replace(job, config=replace(job.config, training=replace(job.config.training, seed=8)))
-    assert guess.estimate(second, NOTHING).source == "6 steps, no evaluation"
+    assert guess.estimate(second, NOTHING).source == "10 steps, no evaluation"
     assert len(measured) == 1
     other = replace(job, config=replace(job.config, options=replace(job.config.options, vad_default="kemp")))
     guess.estimate(other, NOTHING)

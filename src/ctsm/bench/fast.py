@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,10 +11,8 @@ from torch import Tensor
 from ctsm.config import RunConfig
 from ctsm.corpus.batches import Batch
 from ctsm.models.base import EmpatheticModel
-from ctsm.nn.precision import bf16_products
 from ctsm.training.device import loss_function
-from ctsm.training.loop import ADAM
-from ctsm.training.schedule import noam_rate
+from ctsm.training.loop import ADAM, take_step
 
 Precision = Literal["fp32", "bf16"]
 
@@ -24,25 +23,20 @@ class FastTrainer:
     Args:
         model: in training mode.
         config: schedule, sizes and whether to compile.
+        done: steps that count as taken before: a model with phases is in the one that comes after them.
     """
 
-    def __init__(self, model: EmpatheticModel, config: RunConfig) -> None:
+    def __init__(self, model: EmpatheticModel, config: RunConfig, done: int = 0) -> None:
         self.model = model
-        self.iteration = 0
+        self.iteration = done
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
-        self._config = config
+        self._configs: dict[Precision, RunConfig] = {
+            "fp32": replace(config, training=replace(config.training, precision="fp32")),
+            "bf16": replace(config, training=replace(config.training, precision="bf16")),
+        }
         self._loss = loss_function(model, config.training)
 
     def step(self, batch: Batch, precision: Precision) -> dict[str, Tensor]:
         """Take one step; returns the losses without waiting for the device."""
         self.iteration += 1
-        training = self._config.training
-        rate = noam_rate(self.iteration, self._config.options.size, training.warmup, training.rate_factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        with bf16_products(precision == "bf16"):
-            losses = self._loss(batch)
-        losses.total.backward()
-        self.optimizer.step()
-        return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}
+        return take_step(self.model, self.optimizer, self._loss, batch, self._configs[precision], self.iteration)

@@ -33,7 +33,8 @@ from ctsm.training.loop import build_model
 SLOW = 30.0
 """Examples a second below which a profile is worth its place."""
 
-PHASES = "A system that trains in phases is measured in its last one."
+PHASES = "A system that trains in phases is measured in its last one; of EmpDG's steps there, one in five trains its "
+PHASES += "discriminators, so the number of steps should be a multiple of five."
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SystemsSettings:
 
     data: Path | None = None
     configs: Path = Path("configs")
-    steps: int = 8
+    steps: int = 10
     rounds: int = 3
     precisions: tuple[Precision, ...] = ()
     profile: bool = False
@@ -144,8 +145,7 @@ def _build(jobs: list[Job], data: PreparedData, settings: SystemsSettings, say: 
             raise CtsmError(f"{data.directory}: has no train example; prepare dialogues with a train split.")
         say(f"building {job.label}")
         model = build_model(job.config, data).to(settings.device).train()
-        model.step = job.config.training.iterations
-        trainer = FastTrainer(model, job.config)
+        trainer = FastTrainer(model, job.config, done=job.config.training.iterations)
         batches = bucketed_batches(examples, job.config.training, settings.steps)
         source = training_examples(examples, job.config.training, settings.device)
         systems.append(_System(job.label, job.config, trainer, source, batches, settings.device))

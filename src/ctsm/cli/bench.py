@@ -65,7 +65,9 @@ def _add_inputs(verb: jsonargparse.ArgumentParser, name: str) -> None:
 def _add_amounts(verb: jsonargparse.ArgumentParser, name: str) -> None:
     """Declare how much to measure."""
     if name in ("train", "techniques", "systems"):
-        verb.add_argument("--steps", type=int, default=8, help="steps of each contender in a round")
+        verb.add_argument(
+            "--steps", type=int, default=10 if name == "systems" else 8, help="steps of each contender in a round"
+        )
     if name in ("train", "systems"):
         verb.add_argument("--profile", action="store_true", help="also time the stages of a step")
     if name in ("train", "decode", "systems"):

@@ -109,6 +109,37 @@ def train(
     return Outcome(progress, caught[0] if caught else None)
 
 
+def take_step(
+    model: EmpatheticModel,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Batch], Losses],
+    batch: Batch,
+    config: RunConfig,
+    iteration: int,
+) -> dict[str, Tensor]:
+    """Take one optimiser step and return the loss terms without waiting for the device.
+
+    Args:
+        model: in training mode.
+        optimizer: of its parameters.
+        loss: from `training.device.loss_function`.
+        batch: on the model's device.
+        config: schedule and precision.
+        iteration: number of this step, from 1.
+    """
+    training = config.training
+    model.step = iteration
+    rate = noam_rate(iteration, config.options.size, training.warmup, training.rate_factor)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()  # first: a CUDA graph's memory is free for the next step once nothing refers to it
+    with bf16_products(training.precision == "bf16"):
+        losses = loss(batch)
+    losses.total.backward()
+    optimizer.step()
+    return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}
+
+
 @dataclass
 class _Trainer:
     """The state of a running training; `progress` is what a checkpoint keeps of it."""
@@ -134,8 +165,9 @@ class _Trainer:
         self.model.train()
         self.clock = time.perf_counter()
         while not progress.finished and not interrupted():
-            terms = self._step(loss, next(batches).to(self.device))
+            batch = next(batches).to(self.device)
             progress.iteration += 1
+            terms = take_step(self.model, self.optimizer, loss, batch, self.config, progress.iteration)
             window.add(terms)
             reporter.advance(progress.iteration)
             self._tick()
@@ -157,20 +189,6 @@ class _Trainer:
         now = time.perf_counter()
         self.progress.train_seconds += now - self.clock
         self.clock = now
-
-    def _step(self, loss: Callable[[Batch], Losses], batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; returns the loss terms without waiting for the device."""
-        training = self.config.training
-        self.model.step = self.progress.iteration + 1
-        rate = noam_rate(self.model.step, self.config.options.size, training.warmup, training.rate_factor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()  # first: a CUDA graph's memory is free for the next step once nothing refers to it
-        with bf16_products(training.precision == "bf16"):
-            losses = loss(batch)
-        losses.total.backward()
-        self.optimizer.step()
-        return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}
 
     def _evaluate(self, dev: Examples, reporter: Reporter) -> None:
         """Score dev, keep the model if it is the best so far, count patience."""

@@ -404,22 +404,23 @@ def _bucketed_batches(sample: Sample) -> Pair:
 
 
 def _kept_buffers(sample: Sample) -> Pair:
-    """Whole forward and backward passes; each side has its own counts of predictions."""
+    """Whole forward and backward passes over all batches; each side has its own counts of predictions."""
 
-    def side(keep: bool) -> Callable[[Inputs], list[Tensor]]:
+    def side(setting: Callable[[], bool]) -> Callable[[int], list[Tensor]]:
         model = deepcopy(sample.model)
 
-        def step(inputs: Inputs) -> list[Tensor]:
-            if not keep:
-                return_freed_memory()
-            results = with_gradients([model.loss(inputs.batch).total], list(model.parameters()))
+        def steps(_number: int) -> list[Tensor]:
+            setting()
+            parameters = list(model.parameters())
+            found = [with_gradients([model.loss(inputs.batch).total], parameters) for inputs in sample.inputs][-1]
             keep_freed_memory()
-            return results
+            return found
 
-        return step
+        return steps
 
-    name = "freed buffers kept for the next ones (a whole step)"
-    return sample.pair(name, "given back to the system", side(True), side(False))
+    name, replaces = "freed buffers kept for the next ones (a whole step)", "given back to the system"
+    kept, returned = side(keep_freed_memory), side(return_freed_memory)
+    return Pair("training", name, replaces, kept, returned, units=1, times=len(sample.inputs))
 
 
 def _bf16(sample: Sample) -> Pair:
