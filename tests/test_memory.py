@@ -1,10 +1,25 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 
 import pytest
+
+RESIDENT = """
+from pathlib import Path
+import numpy as np
+from ctsm import memory
+assert memory.keep_freed_memory()
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+first, second = np.ones(30 << 17), np.ones(30 << 17)
+del first  # a gap below the second
+before = resident()
+memory.trim_memory()
+print(before - resident())
+"""
 
 COUNT_FAULTS = """
 import resource, sys
@@ -36,3 +51,10 @@ def test_freed_buffers_are_used_again_without_new_pages_until_they_are_to_be_ret
     assert page_faults(keep=True) < usual / 20
     returned = page_faults(keep=True, back=True)
     assert usual / 2 < returned < 2 * usual
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_trimming_gives_back_gaps_too() -> None:
+    run = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)
+    pages = (30 << 20) // resource.getpagesize()
+    assert 0.9 * pages < int(run.stdout) < 1.2 * pages

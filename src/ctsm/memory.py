@@ -35,14 +35,27 @@ def return_freed_memory() -> bool:
         Whether it was done; False with another C library, where nothing happens.
     """
     done = _set(USUAL)
-    if done:
-        ctypes.CDLL(None).malloc_trim(0)
+    trim_memory()
     return done
 
 
+def trim_memory() -> None:
+    """Give back all memory that is free now, at the cost of new pages for the buffers that come next.
+
+    Where buffers of many sizes are kept, gaps between them add up: what now and then needs much memory trims before
+    and after.
+    """
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _set(parameters: dict[int, int]) -> bool:
-    if platform.libc_ver()[0] != "glibc":
+    if not _is_glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     done = [mallopt(name, value) for name, value in parameters.items()]
     return all(done)
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -23,6 +23,7 @@ from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
 from ctsm.files import exclusive, read_json, remove_leftovers, write_json
+from ctsm.memory import trim_memory
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, Losses, WordTables
 from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
@@ -177,10 +178,12 @@ class _Trainer:
             progress.finished = progress.iteration >= training.iterations
             evaluate = progress.finished or progress.iteration % training.evaluate_every == 0
             if evaluate:
+                trim_memory()
                 self._evaluate(dev, reporter)
             if evaluate or progress.iteration % training.checkpoint_every == 0:
                 self._save(window, reporter)
                 saved = progress.iteration
+                trim_memory()
         if saved != progress.iteration:
             self._save(window, reporter)
 
