@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctsm.corpus.prepared import PreparedData
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.evaluation.compare import compare, write_comparisons
 from ctsm.evaluation.evaluate import evaluate
@@ -84,8 +85,10 @@ def reproduce(request: Request, say: Callable[[str], None]) -> Summary:
     A row whose training fails is reported, and the others are done first.
 
     Raises:
-        CtsmError: a configuration, the data or a run does not fit (before any training), or a row failed.
+        CtsmError: the device cannot be used, a configuration, the data or a run does not fit (before any training), or
+            a row failed.
     """
+    require_device(request.device)
     return _Worker(request, say).run()
 
 

@@ -19,6 +19,7 @@ from ctsm.config import RunConfig, TrainingOptions
 from ctsm.corpus.batches import Batch, Examples, shuffled_batches
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.resident import ResidentExamples
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
@@ -83,8 +84,10 @@ def train(
 
     Raises:
         CtsmError: the run exists and `resume` is False, configuration or data differ from the run's, every checkpoint
-            is damaged, another process works on the run, the data cannot be trained on, or the training diverged.
+            is damaged, another process works on the run, the data cannot be trained on, the device cannot be used, or
+            the training diverged.
     """
+    require_device(device)
     training = config.training
     data = PreparedData(data_directory)
     check_run(run, config, data, resume)
