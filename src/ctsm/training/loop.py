@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -290,13 +291,16 @@ def check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) ->
     try:
         same_data = stored["data_fingerprint"] == facts["data_fingerprint"]
         same_data = same_data and stored.get("data_extras", {}) == facts["data_extras"]
-        same_config = _without_limits(stored["config"]) == _without_limits(facts["config"])
+        difference = _difference(_without_limits(stored["config"]), _without_limits(facts["config"]))
     except (KeyError, TypeError, AttributeError):
         raise CtsmError(f"{path}: not the description of a run; choose another --out.") from None
     if not same_data:
         raise CtsmError(f"{run}: was started on other data than {data.directory}; give the same --data to resume.")
-    if not same_config:
-        raise CtsmError(f"{run}: was started with another configuration; use the same one to resume.")
+    if difference:
+        raise CtsmError(
+            f"{run}: was started with another configuration ({difference}); use the same one to resume, or choose "
+            "another --out."
+        )
 
 
 def _apply_limits(run: Path, config: RunConfig, progress: Progress) -> None:
@@ -326,6 +330,23 @@ def _without_limits(config: dict[str, Any]) -> dict[str, Any]:
     known = asdict(TrainingOptions()) | config["training"]
     training = {key: value for key, value in known.items() if key not in changeable}
     return {**config, "training": training}
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name the first setting in which two configurations differ, with both values; empty if they are the same."""
+    sides = [
+        {
+            f"{group}.{key}" if key else group: json.dumps(value)
+            for group, values in side.items()
+            for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+        }
+        for side in (there, here)
+    ]
+    for name in sides[1] | sides[0]:
+        first, second = (side.get(name, "unset") for side in sides)
+        if first != second:
+            return f"{name} is {first} there and {second} here"
+    return ""
 
 
 @contextmanager
