@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -10,9 +11,15 @@ from xml.etree import ElementTree
 
 import yaml
 
+from ctsm.cli import prepare as prepare_verb
 from ctsm.config import RunConfig, TrainingOptions, read_config
+from ctsm.corpus.extras import NEEDS
 from ctsm.corpus.sample import sample_path
+from ctsm.evaluation.paper import TABLE_1
+from ctsm.models import model_class
 from ctsm.models.ctsm import CTSM, CTSMOptions
+from ctsm.parser import Parser
+from ctsm.resources.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parent.parent
 CARD = ROOT / "docs" / "models" / "ctsm.md"
@@ -60,6 +67,28 @@ def test_the_figure_names_every_equation() -> None:
     for first, last in re.findall(r"\((\d+)\)\u2013\((\d+)\)", texts):
         shown.update(range(int(first), int(last) + 1))
     assert set(range(1, 26)) <= shown
+
+
+def test_the_readmes_data_for_table_1_are_what_its_systems_need() -> None:
+    """The commands of "The other systems": every need is prepared, from files that the fetched resources become."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## The other systems") : text.index("## Python")]
+    commands = [shlex.split(line) for line in section.replace("\\\n", " ").splitlines() if line.startswith("ctsm ")]
+    fetch, prepare = (next(words for words in commands if words[1] == verb) for verb in ("fetch", "prepare"))
+    fetched = [CATALOGUE[name] for name in fetch[2:] if name in CATALOGUE]
+    assert [*fetch[2:]] == [*(resource.name for resource in fetched), "--accept-terms"]
+    options = " ".join(prepare)
+    for resource in fetched:
+        assert resource.option.format(f"data/{resource.product}") in options
+    assert sum("data/" in word for word in prepare) == len(fetched), "no file of another origin"
+    needed = {need for row in TABLE_1 for need in model_class(row.model).needs}
+    assert needed == set(NEEDS)
+    assert all(NEEDS[need].option.split()[0] in prepare for need in needed)
+    parser = Parser()
+    prepare_verb.add_arguments(parser)
+    prepared = parser.parse_args(prepare[2:]).out
+    reproduce = next(words for words in commands if words[1] == "reproduce")
+    assert Path(reproduce[reproduce.index("--data") + 1]) == prepared
 
 
 def test_counts_of_the_sample() -> None:

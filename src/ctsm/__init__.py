@@ -25,12 +25,14 @@ def load(path: str | Path, device: str = "cpu") -> Responder:
     """Load a model to talk to: a run or model directory, or "user/name" on the Hugging Face Hub.
 
     Raises:
-        CtsmError: there is no such model, or its files are damaged.
+        CtsmError: there is no such model or device, or the model's files are damaged.
     """
+    from ctsm.device import require_device
     from ctsm.models.bundle import load_bundle
     from ctsm.models.hub import download
     from ctsm.serving.responder import Responder
 
+    require_device(device)  # before a download
     directory = Path(path)
     if not directory.exists() and isinstance(path, str) and path.count("/") == 1:
         directory = download(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -172,12 +172,17 @@ def _one_sentence(source: str, remedy: str) -> Iterator[None]:
     except CtsmError as error:
         raise CtsmError(f"{source}: {error}") from None
     except (ArgumentError, ValueError, TypeError, KeyError, RecursionError) as error:
-        sentence = " ".join(str(error).split()).rstrip(".")
-        if match := _WRONG_TYPE.fullmatch(sentence):
-            key, expected, found = match.groups()
-            sentence = f"{key} is {found}, not {_TYPE_WORDS.get(expected, expected)}"
-            sentence = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", sentence)
-        raise CtsmError(f"{source}: {sentence}; {remedy}.") from None
+        raise CtsmError(f"{source}: {in_plain_words(str(error))}; {remedy}.") from None
+
+
+def in_plain_words(message: str, named: Callable[[str], str] = str) -> str:
+    """Return what jsonargparse says of a wrong value on one line and without Python's types; `named` shows its key."""
+    sentence = " ".join(message.split()).rstrip(".")
+    if match := _WRONG_TYPE.fullmatch(sentence):
+        key, expected, found = match.groups()
+        sentence = f"{named(key)} is {found}, not {_TYPE_WORDS.get(expected, expected)}"
+        sentence = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", sentence)
+    return sentence
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -85,11 +85,49 @@ def test_errors_become_a_sentence(
     assert captured.count("\n") == 1
 
 
-def test_a_wrong_option_is_refused_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["score", "x.txt", "--nonsense"])
-    assert stop.value.code == 2
-    assert "nonsense" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("score x.txt --nonsense", "score: error: unrecognized arguments: --nonsense; see `ctsm score --help`."),
+        ("reproduce table1", "reproduce: error: --data is required; see `ctsm reproduce --help`."),
+        ("train", "train: error: CONFIG, --data and --out are required; see `ctsm train --help`."),
+        ("compare a", "compare: error: B is required; see `ctsm compare --help`."),
+        ("reproduce --data d", "reproduce: error: target is required; see `ctsm reproduce --help`."),
+        ("generate r i", "generate: error: --out is required; see `ctsm generate --help`."),
+        (
+            "evaluate r --data d --split all",
+            "evaluate: error: argument --split: invalid choice: 'all' (choose from 'train', 'dev', 'test'); "
+            "see `ctsm evaluate --help`.",
+        ),
+        (
+            "reproduce table1 --data d --seeds 1.5",
+            "reproduce: error: --seeds is 1.5, not a whole number; see `ctsm reproduce --help`.",
+        ),
+        (
+            "prepare --vector-size x --dialogues d --out o",
+            "prepare: error: --vector-size is x, not a whole number; see `ctsm prepare --help`.",
+        ),
+        ("bench report", "bench: error: DIR, --document and --figures are required; see `ctsm bench report --help`."),
+        (
+            "bench train --steps x",
+            "bench: error: --steps is x, not a whole number; see `ctsm bench train --help`.",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_with_code_2(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"ctsm {message}\n")
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "nonsense"], ["bench", "train", "--rounds"]])
+def test_wrong_arguments_of_bench_are_one_sentence_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("ctsm bench: error: ")
+    assert "; see `ctsm bench" in error
 
 
 def test_overrides_are_set_apart_from_the_verbs_own_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,16 +102,40 @@ def test_wrong_input_is_one_sentence_before_anything_begins(
     assert made(tmp_path) == []
 
 
-@pytest.mark.parametrize("words", [[], ["--dry-run"]])
 def test_data_that_lacks_what_a_model_needs_is_refused_before_anything_begins(
     command: Callable[..., list[str]],
-    words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(CTSM, "needs", frozenset({"concepts"}))
-    assert main(command("ambiguities", *words)) == 2
+    assert main(command("ambiguities")) == 2
     (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("ctsm reproduce: error: default: ")
     assert "--concepts" in error
+    assert made(tmp_path) == []
+
+
+def test_a_dry_run_lists_rows_whose_needs_the_data_do_not_meet(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ctsm.reproduction.estimate.measured_seconds_per_step", lambda *_arguments: 0.18)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", str(prepared), "--configs", str(SHIPPED), "--training.iterations", "1000", "--dry-run"]
+    assert main(["reproduce", "table1", *words]) == 0
+    printed = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    rows = {line[0]: line[2:] for line in lines if line[0]}
+    assert list(rows) == [row.label for row in TABLE_1]
+    for label, (state, time, source) in rows.items():
+        if label in ("EmpDG", "KEMP", "CASE"):
+            assert state.startswith("cannot run: was prepared without")
+            assert (time, source) == ("", "")
+        else:
+            assert (state, time) == ("missing", "3 min")
+    assert "run `ctsm prepare` again with --emotion-words FILE --feedback." in " ".join(line[2] for line in lines)
+    count = len(TABLE_1)
+    assert f"{count} of {count} runs are missing, 3 of them cannot run; one process needs at most" in printed
+    assert printed.strip().endswith(f"{3 * (count - 3)} min for the others.")
     assert made(tmp_path) == []

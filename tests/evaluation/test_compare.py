@@ -124,7 +124,14 @@ def test_the_verb_takes_runs_and_records(runs: Path, capsys: pytest.CaptureFixtu
     assert f"seed {SEED}" in " ".join(printed.split())
     assert len(read_comparisons(out).rows) == 4
     assert main(["compare", str(runs / "a"), str(runs / "b"), "--split", "dev"]) == 2
-    assert "dev.json: no such file" in capsys.readouterr().err
+    (error,) = capsys.readouterr().err.splitlines()
+    run = runs / "a"
+    assert error == (
+        f"ctsm compare: error: {run}: has not been evaluated on dev (no evaluation/dev.json); run `ctsm evaluate {run} "
+        "--data DIR --split dev` first."
+    )
+    assert main(["compare", str(runs / "a"), str(runs / "nowhere")]) == 2
+    assert "nowhere: no such file" in capsys.readouterr().err
 
 
 def test_the_tables_show_tests_of_current_records(runs: Path, record: Builder) -> None:

@@ -238,7 +238,7 @@ def test_other_data_is_refused_before_any_training(
     finished("ambiguities")
     shutil.rmtree(places.runs / "ambiguities" / DEFAULT)
     before = stamps(places.runs, places.results)
-    with pytest.raises(CtsmError, match=rf"{KEMP}: was started on other data than"):
+    with pytest.raises(CtsmError, match=rf"^vad_default=kemp: .*{KEMP}: was started on other data than"):
         run(replace(request_for(), data=other_data))
     assert stamps(places.runs, places.results) == before
     moved = replace(request_for(), data=other_data, places=replace(places, runs=places.runs / "second"))
@@ -255,10 +255,40 @@ def test_a_changed_configuration_is_refused_before_any_training(
 ) -> None:
     finished("ambiguities")
     shutil.rmtree(places.runs / "ambiguities" / DEFAULT)
-    before = stamps(places.runs, places.results)
-    with pytest.raises(CtsmError, match=rf"{KEMP}: was started with another configuration"):
+    shutil.rmtree(places.results)
+    before = stamps(places.runs)
+    message = (
+        rf"^vad_default=kemp: .*{KEMP}: was started with another configuration \(training\.warmup is 10 there and 11"
+    )
+    with pytest.raises(CtsmError, match=message):
         run(request_for(overrides=("--training.warmup", "11")))
-    assert stamps(places.runs, places.results) == before
+    assert stamps(places.runs) == before
+    assert not places.results.exists()
+
+
+def test_a_row_that_is_done_is_not_checked(request_for: Build, places: Places, finished: Put) -> None:
+    """What its record says is what the row is; its run directory may have gone on to something else."""
+    finished("ambiguities")
+    for name in (DEFAULT, KEMP):
+        (places.runs / "ambiguities" / name / "run.json").write_text("{}", encoding="utf-8")
+    assert run(request_for())[1] == []
+    (places.results / "ambiguities" / "ctsm-default-8-seed7-dev.json").unlink()
+    with pytest.raises(CtsmError, match=rf"^default: .*{DEFAULT}/run\.json: not the description of a run"):
+        run(request_for())
+
+
+def test_an_outlook_lists_rows_that_cannot_run(
+    request_for: Build, places: Places, finished: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctsm.reproduction.estimate.measured_seconds_per_step", lambda *_arguments: 0.5)
+    finished("ambiguities")
+    (places.results / "ambiguities" / "ctsm-default-8-seed7-dev.json").unlink()
+    request = request_for(seeds=2, overrides=("--training.warmup", "11"))
+    first, done, *others = outlook(request)
+    assert first.estimate is None
+    assert f"{DEFAULT}: was started with another configuration (training.warmup is 10" in first.problem
+    assert (done.problem, done.standing.describe(8)) == ("", "done")
+    assert [(row.problem, row.estimate and row.estimate.seconds > 0) for row in others] == [("", True)] * 2
 
 
 def test_an_outlook_writes_nothing_and_adds_up(
@@ -266,7 +296,7 @@ def test_an_outlook_writes_nothing_and_adds_up(
 ) -> None:
     monkeypatch.setattr("ctsm.reproduction.estimate.measured_seconds_per_step", lambda *_arguments: 0.5)
     found = outlook(request_for())
-    assert [(job.label, at.describe(8), round(time.seconds, 2)) for job, at, time in found] == [
+    assert [(row.job.label, row.standing.describe(8), row.estimate and row.estimate.seconds) for row in found] == [
         ("default", "missing", 4.0),
         ("vad_default=kemp", "missing", 4.0),
     ]
@@ -274,6 +304,6 @@ def test_an_outlook_writes_nothing_and_adds_up(
     assert not places.results.exists()
     run(request_for(rows=("default",)))
     before = stamps(places.runs, places.results)
-    states = [at.describe(8) for _, at, _ in outlook(request_for())]
+    states = [row.standing.describe(8) for row in outlook(request_for())]
     assert states == ["done", "missing"]
     assert stamps(places.runs, places.results) == before

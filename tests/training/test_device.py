@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing
 
 from ctsm.config import RunConfig
 from ctsm.corpus.batches import Examples
@@ -70,6 +72,43 @@ def test_a_compiled_training_is_the_same_training(
     assert len(plain["train"]) == 6
     for kind, values in plain.items():
         assert compiled[kind] == pytest.approx(values, rel=1e-4), kind
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        InductorError(InvalidCxxCompiler("g++"), None),
+        BackendCompilerFailed("inductor", RuntimeError("the compiler\nsaid much"), None),
+        TritonMissing(None),
+    ],
+)
+def test_a_loss_that_cannot_be_compiled_is_one_sentence(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def compiled(*_batch: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(torch, "compile", lambda *_arguments, **_options: compiled)
+    with pytest.raises(CtsmError) as refusal:
+        train(compiling(tiny_config), prepared, tmp_path / "run", resume=False)
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith("training.compile is true, but PyTorch cannot compile the loss here (")
+    assert "install a C++ compiler" in str(refusal.value)
+    assert "training.compile set to false" in str(refusal.value)
+    assert refusal.value.__cause__ is failure
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
+    assert train(compiling(tiny_config), prepared, tmp_path / "run", resume=True).progress.iteration == 12
+
+
+def test_other_faults_of_a_compiled_loss_are_not_hidden(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*_batch: Any) -> Any:
+        raise RuntimeError("a fault of the loss")
+
+    monkeypatch.setattr(torch, "compile", lambda *_arguments, **_options: compiled)
+    with pytest.raises(RuntimeError, match="a fault of the loss"):
+        train(compiling(tiny_config), prepared, tmp_path / "run", resume=False)
 
 
 def test_short_batches_are_not_compiled(

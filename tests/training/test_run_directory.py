@@ -91,12 +91,34 @@ def test_a_resumed_run_has_the_same_configuration(
 ) -> None:
     train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
     before = tree(tmp_path / "run")
-    with pytest.raises(CtsmError, match="run: was started with another configuration"):
+    ((name, value),) = change.items()
+    there = getattr(tiny_config.training, name)
+    message = (
+        rf"run: was started with another configuration \(training\.{name} is {there} there and {value} here\); use"
+    )
+    with pytest.raises(CtsmError, match=message):
         train(changed(tiny_config, **change), prepared, tmp_path / "run", resume=True)
-    with pytest.raises(CtsmError, match="run: was started with another configuration"):
-        other = replace(tiny_config, options=replace(tiny_config.options, temperature=0.1))
+    other = replace(tiny_config, options=replace(tiny_config.options, fusion_sharing="all"))
+    message = r'another configuration \(options\.fusion_sharing is "\w+" there and "all" here\)'
+    with pytest.raises(CtsmError, match=message):
         train(other, prepared, tmp_path / "run", resume=True)
     assert tree(tmp_path / "run") == before
+
+
+def test_a_setting_that_the_run_does_not_know_is_named_too(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
+    path = tmp_path / "run" / "run.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["options"]["depth"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(CtsmError, match=r"\(options\.depth is unset there and 8 here\)"):
+        train(tiny_config, prepared, tmp_path / "run", resume=True)
+    facts["config"]["options"] |= {"depth": 8, "new": None}
+    path.write_text(json.dumps(facts))
+    with pytest.raises(CtsmError, match=r"\(options\.new is null there and unset here\)"):
+        train(tiny_config, prepared, tmp_path / "run", resume=True)
 
 
 def test_a_resumed_run_has_the_same_data(

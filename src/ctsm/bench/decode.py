@@ -18,7 +18,6 @@ from ctsm.bench.inputs import (
     evenly_spaced,
     model_and_data,
     require_at_least_one,
-    require_device,
     require_examples,
     sample_note,
 )
@@ -32,6 +31,7 @@ from ctsm.corpus.batches import Examples, IntArray, sorted_batches
 from ctsm.corpus.prepared import PreparedData
 from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions, Precision
+from ctsm.device import require_device
 from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
 from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise

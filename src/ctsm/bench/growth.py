@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ctsm.bench.fast import FastTrainer
-from ctsm.bench.inputs import Say, require_at_least_one, require_device
+from ctsm.bench.inputs import Say, require_at_least_one
 from ctsm.bench.machine import describe_machine
 from ctsm.bench.report import Figure, Report, Series
 from ctsm.bench.timing import alternate
@@ -26,6 +26,7 @@ from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Batch, Examples, Ragged
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.decoding.greedy import greedy
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, WordTables

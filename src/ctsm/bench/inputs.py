@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ctsm.bench.reference.blocks import LONGEST
 from ctsm.config import RunConfig, TrainingOptions, read_config
@@ -90,20 +89,6 @@ def model_and_data(
     require_plain_path(config, str(config_file))
     with data_or_sample(directory, config.options.size, say) as data:
         yield build_model(config, data).to(device).eval(), config, data
-
-
-def require_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        CtsmError: PyTorch cannot use it.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CtsmError(
-            f"--device {device}: cannot be used ({str(error).splitlines()[0].rstrip('.')}); try cpu."
-        ) from None
 
 
 def require_plain_path(config: RunConfig, where: str) -> None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctsm.bench.inputs import UNTRAINED, Say, model_or_untrained, require_at_least_one, require_device
+from ctsm.bench.inputs import UNTRAINED, Say, model_or_untrained, require_at_least_one
 from ctsm.bench.machine import describe_machine
 from ctsm.bench.report import Figure, Report, Series
 from ctsm.config import read_config
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.reader import listener_turns, read_dialogues
 from ctsm.corpus.sample import sample_path
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.models.bundle import resolve_directory
 

@@ -13,7 +13,6 @@ from ctsm.bench.inputs import (
     data_or_sample,
     describe_data,
     require_at_least_one,
-    require_device,
     sample_note,
 )
 from ctsm.bench.machine import describe_machine
@@ -24,6 +23,7 @@ from ctsm.config import RunConfig
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.resident import ResidentExamples
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.models import model_class
 from ctsm.reproduction.plan import Job, Places, plan

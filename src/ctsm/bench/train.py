@@ -19,7 +19,6 @@ from ctsm.bench.inputs import (
     data_or_sample,
     describe_data,
     require_at_least_one,
-    require_device,
     require_examples,
     require_plain_path,
     sample_note,
@@ -35,6 +34,7 @@ from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.resident import ResidentExamples
+from ctsm.device import require_device
 from ctsm.memory import keep_freed_memory, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise
 from ctsm.training.device import training_examples

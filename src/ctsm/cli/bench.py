@@ -27,12 +27,12 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the verbs and their options."""
     verbs = parser.add_subcommands(dest="what", metavar="{" + ",".join([*VERBS, REPORT]) + "}")
     for name, text in VERBS.items():
-        verb = jsonargparse.ArgumentParser(description=text)
+        verb = type(parser)(description=text)
         _add_inputs(verb, name)
         _add_amounts(verb, name)
         verb.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         verbs.add_subcommand(name, verb, help=text)
-    report = jsonargparse.ArgumentParser(description=REPORT_HELP)
+    report = type(parser)(description=REPORT_HELP)
     report.add_argument("results", type=Path, metavar="DIR", help="folder of what --json printed (*.json)")
     text = "Markdown file with markers for the tables"
     report.add_argument("--document", type=Path, required=True, metavar="FILE.md", help=text)

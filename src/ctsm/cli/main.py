@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     """Parse a verb's arguments and run it; a verb returns None or an exit code."""
-    from jsonargparse import ArgumentParser
+    from ctsm.parser import Parser
 
     if verb in COMPUTING:
         from ctsm.memory import keep_freed_memory
@@ -79,7 +79,7 @@ def _run(verb: str, words: list[str]) -> int:
         keep_freed_memory()
     module = import_module(f"ctsm.cli.{verb}")
     words, overrides = _split_overrides(module, words)
-    parser = ArgumentParser(prog=f"ctsm {verb}", description=module.HELP, epilog=getattr(module, "EPILOG", None))
+    parser = Parser(prog=f"ctsm {verb}", description=module.HELP, epilog=getattr(module, "EPILOG", None))
     module.add_arguments(parser)
     parsed = parser.parse_args(words)
     if overrides is not None:

@@ -68,6 +68,7 @@ def run(arguments: jsonargparse.Namespace) -> int:
 def _print_outlook(request: Request) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ctsm.reproduction.estimate import in_words
     from ctsm.reproduction.work import outlook
@@ -76,12 +77,18 @@ def _print_outlook(request: Request) -> None:
     table = Table(title=f"{request.target} on {request.data}")
     for name in ("row", "seed", "state", "at most", "estimated from"):
         table.add_column(name, justify="right" if name in ("seed", "at most") else "left", no_wrap=name == "row")
-    for job, at, estimate in rows:
-        time = in_words(estimate.seconds) if at.missing else ""
-        state = at.describe(job.config.training.iterations)
-        table.add_row(job.label, str(job.seed), state, time, estimate.source if at.missing else "")
+    for row in rows:
+        job, state, time, source = row.job, row.standing.describe(row.job.config.training.iterations), "", ""
+        if row.problem:  # of two places, the table's title has one and the row stands for the other
+            problem = row.problem.removeprefix(f"{request.data}: ").removeprefix(f"{job.run}: ")
+            state = f"cannot run: {problem}"
+        elif row.estimate is not None and row.standing.missing:
+            time, source = in_words(row.estimate.seconds), row.estimate.source
+        table.add_row(job.label, str(job.seed), Text(state), time, source)
     Console().print(table)
-    print(
-        f"{sum(bool(at.missing) for _, at, _ in rows)} of {len(rows)} runs are missing; one process needs at most "
-        f"{in_words(sum(estimate.seconds for _, at, estimate in rows if at.missing))}."
-    )
+    missing = [row for row in rows if row.standing.missing]
+    estimates = [row.estimate for row in missing if row.estimate is not None]
+    stuck = len(missing) - len(estimates)
+    of_them, others = (f", {stuck} of them cannot run", " for the others") if stuck else ("", "")
+    time = in_words(sum(estimate.seconds for estimate in estimates))
+    print(f"{len(missing)} of {len(rows)} runs are missing{of_them}; one process needs at most {time}{others}.")

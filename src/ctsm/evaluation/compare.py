@@ -131,8 +131,20 @@ def compare(records: Sequence[tuple[str, Path]], title: str = "") -> Comparisons
 
 
 def record_file(place: Path, split: str) -> Path:
-    """Return the record that a place names: itself, or that of a run directory on one split."""
-    return place / "evaluation" / f"{split}.json" if place.is_dir() else place
+    """Return the record that a place names: itself, or that of a run directory on one split.
+
+    Raises:
+        CtsmError: the run has not been evaluated on the split.
+    """
+    if not place.is_dir():
+        return place
+    record = Path("evaluation") / f"{split}.json"
+    if not (place / record).exists():
+        raise CtsmError(
+            f"{place}: has not been evaluated on {split} (no {record}); run `ctsm evaluate {place} --data DIR --split "
+            f"{split}` first."
+        )
+    return place / record
 
 
 def write_comparisons(path: Path, comparisons: Comparisons) -> None:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from ctsm.config import RunConfig, config_from_json
 from ctsm.corpus.extras import EXTRAS, WordKnowledge, table_file
 from ctsm.corpus.prepared import INFERENCES, MANIFEST, VOCABULARY
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.files import atomic_directory, read_json, write_json
 from ctsm.knowledge.inference import InferenceSource, load_source
@@ -142,8 +143,10 @@ def load_bundle(directory: Path, device: torch.device | str = "cpu") -> Bundle:
     """Load a model directory, or the best model of a run directory, to reply and to score.
 
     Raises:
-        CtsmError: nothing to load there, another format version, or files that do not fit together.
+        CtsmError: the device cannot be used, nothing to load there, another format version, or files that do not fit
+            together.
     """
+    require_device(device)
     directory = resolve_directory(directory)
     value = read_json(directory / CONFIG, "the configuration of a model directory")
     if not isinstance(value, dict) or value.get("format") != FORMAT:

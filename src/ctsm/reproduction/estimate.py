@@ -13,6 +13,7 @@ import numpy as np
 
 from ctsm.config import RunConfig
 from ctsm.corpus.prepared import PreparedData
+from ctsm.device import require_device
 from ctsm.evaluation.records import ResultRecord
 from ctsm.reproduction.plan import Job
 from ctsm.reproduction.standing import Standing
@@ -48,7 +49,11 @@ class Estimator:
         self._measured: dict[str, float] = {}
 
     def estimate(self, job: Job, standing: Standing) -> Estimate:
-        """Return the time for the iterations and evaluations that are missing."""
+        """Return the time for the iterations and evaluations that are missing.
+
+        Raises:
+            CtsmError: steps must be measured for it, and the device cannot be used.
+        """
         left = 0 if standing.trained else max(0, job.config.training.iterations - standing.iteration)
         seconds, source = self._seconds_per_step(job) if left else (0.0, "")
         evaluation = self._evaluation_seconds(job.config)
@@ -78,6 +83,7 @@ class Estimator:
         """Time a few steps on batches of all lengths, once for each configuration."""
         key = json.dumps({**config.to_json(), "training": [config.training.batch_size, config.training.precision]})
         if key not in self._measured:
+            require_device(self._device)
             self._measured[key] = measured_seconds_per_step(config, self._data, self._device)
         return self._measured[key]
 

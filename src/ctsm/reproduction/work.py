@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctsm.corpus.prepared import PreparedData
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.evaluation.compare import compare, write_comparisons
 from ctsm.evaluation.evaluate import evaluate
@@ -50,6 +51,23 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What the list of rows says of one run.
+
+    Attributes:
+        job: the run.
+        standing: where it stands.
+        problem: the sentence that says why it cannot go on as it is; empty if it can.
+        estimate: the time it still needs, None if there is a problem.
+    """
+
+    job: Job
+    standing: Standing
+    problem: str
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
 class Summary:
     """How a call of `reproduce` ended.
 
@@ -64,18 +82,21 @@ class Summary:
     signal: int | None
 
 
-def outlook(request: Request) -> list[tuple[Job, Standing, Estimate]]:
-    """Return every row with where it stands and the time it still needs; nothing is written.
+def outlook(request: Request) -> list[Row]:
+    """Return every row with where it stands and the time it still needs, or what is in its way; nothing is written.
 
     Raises:
-        CtsmError: as `reproduce` before its first training.
+        CtsmError: a configuration is missing or wrong, the data cannot be read, or the device cannot be used.
     """
     worker = _Worker(request, lambda _message: None)
     runs, results = request.places.runs, sorted({job.results for job in worker.jobs} | {request.places.results})
     records = [record for folder in results if any(folder.glob("*.json")) for record in read_records([folder]).values()]
     estimator = Estimator(worker.data, runs, records, request.device)
-    standings = [(job, worker.standing(job)) for job in worker.jobs]
-    return [(job, at, estimator.estimate(job, at)) for job, at in standings]
+    rows = []
+    for job in worker.jobs:
+        at, problem = worker.standing(job), worker.problem(job)
+        rows.append(Row(job, at, problem, None if problem else estimator.estimate(job, at)))
+    return rows
 
 
 def reproduce(request: Request, say: Callable[[str], None]) -> Summary:
@@ -84,8 +105,10 @@ def reproduce(request: Request, say: Callable[[str], None]) -> Summary:
     A row whose training fails is reported, and the others are done first.
 
     Raises:
-        CtsmError: a configuration, the data or a run does not fit (before any training), or a row failed.
+        CtsmError: the device cannot be used, a configuration, the data or a run does not fit (before any training), or
+            a row failed.
     """
+    require_device(request.device)
     return _Worker(request, say).run()
 
 
@@ -99,8 +122,6 @@ class _Worker:
         self._table = plan(request.target, places, request.seeds, list(request.overrides))
         self.jobs = choose(self._table, request.rows)
         self.data = PreparedData(request.data)
-        for job in self.jobs:
-            check_run(job.run, job.config, self.data, resume=True)
         self._folder = self.jobs[0].results
         self._locks = places.runs / LOCKS
         self._failures: dict[str, str] = {}
@@ -109,8 +130,20 @@ class _Worker:
     def standing(self, job: Job) -> Standing:
         return standing(job, self.data.fingerprint)
 
+    def problem(self, job: Job) -> str:
+        """Return the sentence that says why a row cannot be worked on, empty if it can or is done."""
+        try:
+            if self.standing(job).missing:
+                check_run(job.run, job.config, self.data, resume=True)
+        except CtsmError as error:
+            return str(error)
+        return ""
+
     def run(self) -> Summary:
         """Go through the rows until a whole pass finds nothing more to do."""
+        for job in self.jobs:
+            if problem := self.problem(job):
+                raise CtsmError(f"{job.label}: {problem}")
         while self._pass():
             pass
         tables = self._make_tables()

@@ -14,6 +14,7 @@ from torch import Tensor
 from ctsm.config import TrainingOptions
 from ctsm.corpus.batches import Batch, Examples
 from ctsm.corpus.resident import ResidentExamples
+from ctsm.errors import CtsmError
 from ctsm.models.base import EmpatheticModel, Losses
 
 SHAPES = 128
@@ -32,6 +33,9 @@ def loss_function(model: EmpatheticModel, training: TrainingOptions) -> Callable
 
     It is compiled anew for each shape of full batches; the short batch at an epoch's end is not worth it. On a GPU a
     step's losses are overwritten by the next step.
+
+    Raises:
+        CtsmError: by the function, when PyTorch cannot compile it.
     """
     if not training.compile:
         return lambda batch: model.loss(batch)  # looked up at each call: a benchmark puts timers around it
@@ -49,6 +53,19 @@ def loss_function(model: EmpatheticModel, training: TrainingOptions) -> Callable
             return model.loss(batch)
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        return Losses(*compiled(batch))
+        try:
+            return Losses(*compiled(batch))
+        except torch._dynamo.exc.ShortenTraceback as error:  # what all failures of its compilers have in common
+            raise CtsmError(_cannot_compile(error)) from error
 
     return run
+
+
+def _cannot_compile(error: Exception) -> str:
+    """Say in one sentence why the first compiled step failed; the first line of PyTorch's reason is enough."""
+    cause = getattr(error, "inner_exception", error)
+    reason = f"{type(cause).__name__}: {cause}".partition("\n")[0].rstrip(".")
+    return (
+        f"training.compile is true, but PyTorch cannot compile the loss here ({reason}); install a C++ compiler (and "
+        "Triton for a GPU) and resume, or start another run with training.compile set to false."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from ctsm.config import RunConfig, TrainingOptions
 from ctsm.corpus.batches import Batch, Examples, shuffled_batches
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.resident import ResidentExamples
+from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
@@ -84,8 +86,10 @@ def train(
 
     Raises:
         CtsmError: the run exists and `resume` is False, configuration or data differ from the run's, every checkpoint
-            is damaged, another process works on the run, the data cannot be trained on, or the training diverged.
+            is damaged, another process works on the run, the data cannot be trained on, the device cannot be used, or
+            the training diverged.
     """
+    require_device(device)
     training = config.training
     data = PreparedData(data_directory)
     check_run(run, config, data, resume)
@@ -308,13 +312,16 @@ def check_run(run: Path, config: RunConfig, data: PreparedData, resume: bool) ->
     try:
         same_data = stored["data_fingerprint"] == facts["data_fingerprint"]
         same_data = same_data and stored.get("data_extras", {}) == facts["data_extras"]
-        same_config = _without_limits(stored["config"]) == _without_limits(facts["config"])
+        difference = _difference(_without_limits(stored["config"]), _without_limits(facts["config"]))
     except (KeyError, TypeError, AttributeError):
         raise CtsmError(f"{path}: not the description of a run; choose another --out.") from None
     if not same_data:
         raise CtsmError(f"{run}: was started on other data than {data.directory}; give the same --data to resume.")
-    if not same_config:
-        raise CtsmError(f"{run}: was started with another configuration; use the same one to resume.")
+    if difference:
+        raise CtsmError(
+            f"{run}: was started with another configuration ({difference}); use the same one to resume, or choose "
+            "another --out."
+        )
 
 
 def _apply_limits(run: Path, config: RunConfig, progress: Progress) -> None:
@@ -344,6 +351,23 @@ def _without_limits(config: dict[str, Any]) -> dict[str, Any]:
     known = asdict(TrainingOptions()) | config["training"]
     training = {key: value for key, value in known.items() if key not in changeable}
     return {**config, "training": training}
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name the first setting in which two configurations differ, with both values; empty if they are the same."""
+    sides = [
+        {
+            f"{group}.{key}" if key else group: json.dumps(value)
+            for group, values in side.items()
+            for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+        }
+        for side in (there, here)
+    ]
+    for name in sides[1] | sides[0]:
+        first, second = (side.get(name, "unset") for side in sides)
+        if first != second:
+            return f"{name} is {first} there and {second} here"
+    return ""
 
 
 @contextmanager

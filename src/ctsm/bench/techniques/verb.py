@@ -12,7 +12,6 @@ from ctsm.bench.inputs import (
     describe_data,
     model_and_data,
     require_at_least_one,
-    require_device,
     require_examples,
     sample_note,
 )
@@ -21,6 +20,7 @@ from ctsm.bench.report import PER, Figure, Report, Series
 from ctsm.bench.techniques import decoding, training
 from ctsm.bench.techniques.pair import Pair
 from ctsm.bench.timing import alternate
+from ctsm.device import require_device
 from ctsm.models.ctsm import CTSM
 from ctsm.training.loop import build_model
 
