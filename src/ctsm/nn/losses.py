@@ -50,8 +50,9 @@ class FrequencyWeights(nn.Module):
     """The frequency-aware diversity weights of Sabour et al. (2022), section 3.5.
 
     Counts how often each word was the model's own arg-max in training; a word's weight is 1 - count / largest count,
-    rescaled to mean 1 over the vocabulary, so the most frequent prediction weighs exactly 0. The counts are a buffer:
-    saved with the model's training state, never touched by evaluation.
+    rescaled to mean 1 over the vocabulary, so the most frequent prediction weighs exactly 0. The counts are a buffer,
+    saved with the model's training state. Only `update` changes them, which models call for training batches; CEM's
+    option `count_evaluation` calls it in evaluation too.
     """
 
     counts: Tensor
