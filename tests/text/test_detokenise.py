@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ctsm.text.detokenise import Detokeniser, detokenise
 
 READABLE = [
-    ("i am so sorry to hear that .", "I am so sorry to hear that."),
+    ("i am sorry that your kite sank .", "I am sorry that your kite sank."),
     ("oh no ! that is awful . did you tell her ?", "Oh no! That is awful. Did you tell her?"),
     ("i would n't worry , she 's fine", "I wouldn't worry, she's fine"),
     ("i can not swim", "I can not swim"),
