@@ -230,12 +230,7 @@ def test_killed_in_every_step_it_goes_on_where_it_stopped(workshop: Workshop, tm
     part = workshop.data / "glove.6B.zip.part"
     begun = part.stat().st_size
     assert begun > 0
-    plan = killed.stdout[: killed.stdout.index("\n$ ctsm fetch")]
-    assert "about 862 MB" in plan
-    assert plan.count("not checked") == 4
-    assert "2 files of unknown size" in plan
-    assert "at most 8 iterations" in plan
-    assert "are free" in plan
+    check_the_plan(killed.stdout[: killed.stdout.index("\n$ ctsm fetch")])
 
     # The rest of the vectors comes, and 512 of the utterances have been inferred for.
     killed = workshop.make(ACCEPT_TERMS="1", KILL_AT="prepare 2")
@@ -274,9 +269,22 @@ def test_killed_in_every_step_it_goes_on_where_it_stopped(workshop: Workshop, tm
     assert (workshop.prepared / "manifest.json").read_bytes() == prepared
     assert len(workshop.requests) == 5
     check_the_model(workshop)
+    check_that_nothing_is_left_to_do(workshop, done)
 
-    # Nothing is left to do, with or without the downloads.
-    weights = (best / "model.safetensors").stat().st_mtime_ns
+
+def check_the_plan(plan: str) -> None:
+    """What `make model` says before it begins from nothing."""
+    assert "about 862 MB" in plan
+    assert plan.count("not checked") == 4
+    assert "2 files of unknown size" in plan
+    assert "at most 8 iterations" in plan
+    assert "are free" in plan
+
+
+def check_that_nothing_is_left_to_do(workshop: Workshop, done: subprocess.CompletedProcess[str]) -> None:
+    """The next call changes nothing and fetches nothing, though the downloads are gone."""
+    weights = workshop.run / "best" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
     shutil.rmtree(workshop.data)
     again = workshop.make()
     assert again.returncode == 0, again.stderr
@@ -284,7 +292,7 @@ def test_killed_in_every_step_it_goes_on_where_it_stopped(workshop: Workshop, tm
     assert again.stdout.count(": done") == 3
     assert "Disk" not in again.stdout
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
-    assert (best / "model.safetensors").stat().st_mtime_ns == weights
+    assert weights.stat().st_mtime_ns == written
     assert len(workshop.requests) == 5
 
 

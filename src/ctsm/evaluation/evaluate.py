@@ -59,6 +59,23 @@ class Evaluation:
     replies_file: Path
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The examples of a split, in its order, with what the model scored and said."""
+
+    examples: Examples
+    texts: list[ExampleText]
+    scores: ExampleScores
+    replies: list[list[str]]
+
+    def accuracies(self) -> tuple[float | None, float | None, float | None]:
+        """Return top-1, top-3 and top-5 accuracy in percent; None for a model that predicts no emotion."""
+        gold, predicted, logits = self.examples.emotion, self.scores.predicted, self.scores.emotion_logits
+        if predicted is None or logits is None:
+            return None, None, None
+        return accuracy(predicted, gold), top_k_accuracy(logits, gold, 3), top_k_accuracy(logits, gold, 5)
+
+
 def evaluate(
     model_directory: Path,
     data_directory: Path,
@@ -96,13 +113,14 @@ def evaluate(
     scores = score_examples(bundle.model, examples, device=device)
     report(f"replying to {len(texts):,} contexts")
     replies = reply_to_examples(bundle.model, bundle.vocabulary, examples, texts, device, precision=precision)
-    per_example = _per_example(examples, texts, scores, replies)
+    measured = _Measured(examples, texts, scores, replies)
+    per_example = _per_example(measured)
     intervals = sampling_intervals(per_example)
-    record = _record(bundle, data, split, examples, texts, scores, intervals, replies, device, precision, started)
+    record = _record(bundle, data, split, measured, intervals, device, precision, started)
     record_file = out / f"{split}.json"
     result = Evaluation(record, record_file, per_example_file(record_file), out / f"{split}.replies.jsonl")
     write_per_example(result.per_example_file, per_example)
-    write_replies(result.replies_file, _replies(bundle, examples, texts, scores, replies))
+    write_replies(result.replies_file, _replies(bundle, measured))
     write_record(result.record_file, record)
     return result
 
@@ -131,19 +149,17 @@ def _record(
     bundle: Bundle,
     data: PreparedData,
     split: str,
-    examples: Examples,
-    texts: list[ExampleText],
-    scores: ExampleScores,
+    measured: _Measured,
     intervals: tuple[Interval | None, Interval],
-    replies: list[list[str]],
     device: str,
     precision: Precision,
     started: float,
 ) -> ResultRecord:
+    scores, replies = measured.scores, measured.replies
+    acc, top3, top5 = measured.accuracies()
     unigrams, bigrams, statistics = distinct(replies, 1), distinct(replies, 2), reply_statistics(replies)
-    bleu = bleu4(replies, [text.reference_tokens for text in texts])
+    bleu = bleu4(replies, [text.reference_tokens for text in measured.texts])
     config, facts = bundle.config, bundle.data
-    predicted, logits = scores.predicted, scores.emotion_logits
     return ResultRecord(
         schema=RECORD_SCHEMA,
         model=config.model,
@@ -151,11 +167,11 @@ def _record(
         options=config.changed_options(),
         seed=config.training.seed,
         split=split,  # type: ignore[arg-type]
-        n=len(texts),
-        acc=None if predicted is None else accuracy(predicted, examples.emotion),
+        n=len(replies),
+        acc=acc,
         acc_interval=intervals[0],
-        top3=None if logits is None else top_k_accuracy(logits, examples.emotion, 3),
-        top5=None if logits is None else top_k_accuracy(logits, examples.emotion, 5),
+        top3=top3,
+        top5=top5,
         ppl_example=perplexity_by_example(scores.nll, scores.tokens),
         ppl_interval=intervals[1],
         ppl_token=perplexity_by_token(scores.nll, scores.tokens),
@@ -202,11 +218,9 @@ def _inferences(description: dict[str, object]) -> str:
     return f"{backend}:{file}" if file else backend
 
 
-def _per_example(
-    examples: Examples, texts: list[ExampleText], scores: ExampleScores, replies: list[list[str]]
-) -> list[PerExample]:
-    predicted = scores.predicted
-    correct = None if predicted is None else predicted == np.asarray(examples.emotion)
+def _per_example(measured: _Measured) -> list[PerExample]:
+    scores, predicted = measured.scores, measured.scores.predicted
+    correct = None if predicted is None else predicted == np.asarray(measured.examples.emotion)
     return [
         PerExample(
             id=text.id,
@@ -214,16 +228,14 @@ def _per_example(
             nll=float(scores.nll[row]),
             tokens=int(scores.tokens[row]),
             correct=None if correct is None else bool(correct[row]),
-            reply_tokens=tuple(replies[row]),
+            reply_tokens=tuple(measured.replies[row]),
         )
-        for row, text in enumerate(texts)
+        for row, text in enumerate(measured.texts)
     ]
 
 
-def _replies(
-    bundle: Bundle, examples: Examples, texts: list[ExampleText], scores: ExampleScores, replies: list[list[str]]
-) -> list[Reply]:
-    predicted = scores.predicted
+def _replies(bundle: Bundle, measured: _Measured) -> list[Reply]:
+    predicted, replies = measured.scores.predicted, measured.replies
     return [
         Reply(
             id=text.id,
@@ -232,9 +244,9 @@ def _replies(
             reference=text.reference,
             reply=detokenise(replies[row]),
             reply_tokens=tuple(replies[row]),
-            emotion=EMOTIONS[examples.emotion[row]],
+            emotion=EMOTIONS[measured.examples.emotion[row]],
             predicted=None if predicted is None else EMOTIONS[predicted[row]],
             system=bundle.config.model,
         )
-        for row, text in enumerate(texts)
+        for row, text in enumerate(measured.texts)
     ]
