@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ from ctsm.bench.fast import FastTrainer
 from ctsm.bench.inputs import evenly_spaced, require_examples
 from ctsm.bench.machine import describe_machine, multiply_add_rate, peak_memory
 from ctsm.bench.report import Figure, Report, Series
-from ctsm.bench.stages import PARTS, STAGES, StageTimer, timed_parts
+from ctsm.bench.stages import PARTS, STAGES, StageTimer, profiled, timed_parts, timed_steps, uncompiled
 from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig
 from ctsm.corpus.prepared import PreparedData
@@ -103,6 +105,30 @@ def test_steps_are_numbered_on_from_those_that_count_as_done(prepared: Path, tin
     for _ in range(3):
         trainer.step(batch, "fp32")
     assert seen == [20_001, 20_002, 20_003]
+
+
+def test_a_configuration_that_compiles_has_its_stages_timed_uncompiled(
+    prepared: Path, tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*_: object, **__: object) -> Callable[..., None]:
+        return lambda *_: pytest.fail("a compiled step was taken")
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    config = replace(tiny_config, training=replace(tiny_config.training, compile=True))
+    data = PreparedData(prepared)
+    model, examples, batches = build_model(config, data).train(), data.examples("train"), [np.arange(4)] * 2
+    seen: list[int] = []
+    model.schedule = lambda: seen.append(model.step)  # type: ignore[method-assign]
+    compiling = FastTrainer(model, config, done=20_000)
+    found = profiled(compiling, config, examples, batches, "fp32", "cpu")
+    assert seen == [20_001, 20_002]  # in the phase that is measured
+    assert {"collate", "decoder", "generator", "forward, other", "backward", "optimiser"} < set(found)
+    trainer, timer = uncompiled(compiling, config), StageTimer("cpu")
+    with timed_parts(trainer, timer):
+        found = timed_steps(trainer, timer, examples, batches, "fp32", "cpu")
+    assert list(found) == list(STAGES)
+    assert all(seconds > 0 for seconds in found.values())
+    assert sum(found.values()) == pytest.approx(sum(timer.seconds.values()) / 2)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 70))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from inspect import isfunction
 from operator import attrgetter
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from ctsm.bench.fast import FastTrainer, Precision
 from ctsm.bench.machine import synchronise
+from ctsm.config import RunConfig
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.resident import ResidentExamples
 
@@ -67,28 +69,38 @@ class StageTimer:
         self._since = now
 
 
+def uncompiled(trainer: FastTrainer, config: RunConfig) -> FastTrainer:
+    """Return a trainer that goes on where another one is, but whose steps have stages: a compiled step has none."""
+    plain_config = replace(config, training=replace(config.training, compile=False))
+    plain = FastTrainer(trainer.model, plain_config, done=trainer.iteration)
+    plain.optimizer = trainer.optimizer
+    return plain
+
+
 def profiled(
     trainer: FastTrainer,
+    config: RunConfig,
     examples: Examples | ResidentExamples,
     batches: Sequence[IntArray],
     precision: Precision,
     device: str,
 ) -> dict[str, float]:
-    """Train any system on batches and return the mean seconds of each stage of a step.
+    """Train any system on batches, uncompiled, and return the mean seconds of each stage of a step.
 
     The stages of the forward pass are the model's parts by their names, with everything that their public methods do.
     """
-    parts = {name: part for name, part in trainer.model.named_children() if name != "embedding"}
+    trainer, model = uncompiled(trainer, config), trainer.model
+    parts = {name: part for name, part in model.named_children() if name != "embedding"}
     timer = StageTimer(device, [COLLATE, *parts, OTHER, BACKWARD, OPTIMISER])
     with ExitStack() as stack:
         for stage, part in parts.items():
             for module in part if isinstance(part, nn.ModuleList) else [part]:
                 for name in _methods(module):
                     stack.enter_context(_timed(module, name, timer, stage))
-        stack.enter_context(_timed(trainer.model, "loss", timer, OTHER))
+        stack.enter_context(_timed(model, "loss", timer, OTHER))
         stack.enter_context(_timed(trainer.optimizer, "step", timer, OPTIMISER))
-        _steps(trainer, timer, examples, batches, precision, device)
-    return {stage: seconds / len(batches) for stage, seconds in timer.seconds.items() if seconds}
+        seconds = timed_steps(trainer, timer, examples, batches, precision, device)
+    return {stage: value for stage, value in seconds.items() if value}
 
 
 def _methods(module: nn.Module) -> set[str]:
@@ -98,19 +110,21 @@ def _methods(module: nn.Module) -> set[str]:
     return {name for name in own if not name.startswith("_")} | {"forward"}
 
 
-def _steps(
+def timed_steps(
     trainer: FastTrainer,
     timer: StageTimer,
     examples: Examples | ResidentExamples,
     batches: Sequence[IntArray],
     precision: Precision,
     device: str,
-) -> None:
+) -> dict[str, float]:
+    """Take a step on each batch and return the mean seconds of each of a new timer's stages."""
     for rows in batches:
         with timer.stage(COLLATE):
             batch = examples.batch(rows).to(device)
         with timer.stage(BACKWARD):
             trainer.step(batch, precision)
+    return {stage: seconds / len(batches) for stage, seconds in timer.seconds.items()}
 
 
 @contextmanager

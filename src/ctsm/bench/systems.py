@@ -124,8 +124,8 @@ class _System:
         return Series(f"{self.label}, {precision}", "examples/s", tuple(count / value for value in seconds))
 
     def profile(self, precision: Precision) -> list[Series]:
-        """Return the mean time of each stage of a step."""
-        seconds = profiled(self.trainer, self.examples, self.batches, precision, self.device)
+        """Return the mean time of each stage of an uncompiled step."""
+        seconds = profiled(self.trainer, self.config, self.examples, self.batches, precision, self.device)
         title = f"{self.label}, a step in {precision}"
         return [Series(f"{title}: {stage}", "ms", (1e3 * value,)) for stage, value in seconds.items()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ctsm.bench.reference.ctsm import PlainCTSM
 from ctsm.bench.reference.training import PlainTrainer, random_batches
 from ctsm.bench.reference.transformer import PlainTransformer
 from ctsm.bench.report import Figure, Report, Series
-from ctsm.bench.stages import BACKWARD, COLLATE, StageTimer, timed_parts
+from ctsm.bench.stages import StageTimer, timed_parts, timed_steps, uncompiled
 from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Examples, IntArray
@@ -36,7 +36,7 @@ from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.resident import ResidentExamples
 from ctsm.device import require_device
 from ctsm.memory import keep_freed_memory, return_freed_memory
-from ctsm.models.base import EmpatheticModel, xavier_initialise
+from ctsm.models.base import xavier_initialise
 from ctsm.training.device import training_examples
 from ctsm.training.loop import build_model
 
@@ -141,7 +141,7 @@ class _Bench:
             data=describe_data(self.data, "train", settings.data is not None),
             series=[*speeds.values(), *(one for series in rates.values() for one in series)],
             figures=self._figures(speeds, best, batches, memory),
-            profile=self._profile(model, batches, fastest, say) if settings.profile else {},
+            profile=self._profile(fast, batches, fastest, say) if settings.profile else {},
             notes=[] if settings.data is not None else [sample_note(self.data)],
         )
 
@@ -225,20 +225,13 @@ class _Bench:
             for name, shape in shapes.items()
         ]
 
-    def _profile(
-        self, model: EmpatheticModel, batches: list[IntArray], precision: Precision, say: Say
-    ) -> dict[str, float]:
-        """Return the seconds of each stage of a step, the mean over the batches; a compiled step has no stages."""
+    def _profile(self, fast: FastTrainer, batches: list[IntArray], precision: Precision, say: Say) -> dict[str, float]:
+        """Return the seconds of each stage of a step, the mean over the batches."""
         say(f"timing the stages in {precision}")
-        trainer = FastTrainer(model, replace(self.config, training=replace(self.config.training, compile=False)))
-        timer = StageTimer(self.settings.device)
+        device = self.settings.device
+        trainer, timer = uncompiled(fast, self.config), StageTimer(device)
         with timed_parts(trainer, timer):
-            for rows in batches:
-                with timer.stage(COLLATE):
-                    batch = self.source.batch(rows).to(self.settings.device)
-                with timer.stage(BACKWARD):
-                    trainer.step(batch, precision)
-        return {stage: seconds / len(batches) for stage, seconds in timer.seconds.items()}
+            return timed_steps(trainer, timer, self.source, batches, precision, device)
 
     def _described(self) -> dict[str, Any]:
         settings = self.settings
