@@ -7,11 +7,14 @@ double precision. It reads a model's parameters by name and shares no code with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -24,9 +27,11 @@ from ctsm.models.base import EmpatheticModel, WordTables
 from ctsm.models.ctsm import CTSM, CTSMOptions
 
 Array = NDArray[np.float64]
+Model = TypeVar("Model", bound=EmpatheticModel)
 V = 50
 PAD, EOS, SOS, USR, SYS, CLS = 1, 2, 3, 4, 5, 6
 FIRST_WORD = 7
+PAGES = Path(__file__).parents[2] / "docs" / "models"
 LABELS = [FIRST_WORD + 9 + index for index in range(32)]  # ids 16 ... 47
 
 
@@ -105,16 +110,49 @@ def make_tables(size: int, seed: int = 0, vocabulary: int = V) -> WordTables:
     )
 
 
-def make_model(options: CTSMOptions | None = None, seed: int = 0, dtype: torch.dtype = torch.float64) -> CTSM:
-    """An installed model in evaluation mode whose norms and biases are neither 1 nor 0."""
+def make_system(
+    system: Callable[[Any, int], Model],
+    options: Any,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    **tables: Tensor,
+) -> Model:
+    """An installed model in evaluation mode whose norms and biases are neither 1 nor 0; `tables` adds to its tables."""
     torch.manual_seed(seed)
-    options = options or make_options()
-    model = CTSM(options, V)
-    model.install(make_tables(options.size, seed))
+    model = system(options, V)
+    model.install(replace(make_tables(options.size, seed), **tables))
     for parameter in model.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=0.4, std=0.4)
     return model.to(dtype).eval()
+
+
+def make_model(options: CTSMOptions | None = None, seed: int = 0, dtype: torch.dtype = torch.float64) -> CTSM:
+    return make_system(CTSM, options or make_options(), seed, dtype)
+
+
+def printed_parameters(name: str) -> tuple[dict[str, int], str]:
+    """Number of parameters by module in a page of docs/models, and the section that says so."""
+    text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    section = text[text.index("## Parameters") : text.index("## What is faithful")]
+    rows = re.findall(r"^\| (`.*) \| ([\d,]+)(?: each)? \|$", section, re.MULTILINE)
+    return {
+        module: int(number.replace(",", "")) for cell, number in rows for module in re.findall(r"`([\w.]+)`", cell)
+    }, section
+
+
+def counted_parameters(
+    system: Callable[[Any, int], EmpatheticModel],
+    options: Any,
+    module_of: Callable[[str], str] = lambda name: name.split(".")[0],
+) -> dict[str, int]:
+    """Number of parameters by module of a model with the 23,713 words that papers count with."""
+    with torch.device("meta"):
+        model = system(options, 23_713)
+    counted = Counter[str]()
+    for name, parameter in model.named_parameters():
+        counted[module_of(name)] += parameter.numel()
+    return dict(counted)
 
 
 @contextmanager
@@ -309,8 +347,9 @@ class Reference:
 
 @pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
-    """The builders: example, batch, options, tables, model, captured, reference."""
+    """The builders, and what counts parameters."""
     return SimpleNamespace(
         example=make_example, batch=collate, options=make_options, tables=make_tables, model=make_model,
-        captured=captured, reference=Reference, labels=LABELS, vocabulary=V,
+        system=make_system, captured=captured, reference=Reference, labels=LABELS, vocabulary=V,
+        printed=printed_parameters, counted=counted_parameters,
     )  # fmt: skip

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctsm.models.cem import CEM, CEMOptions
 from ctsm.nn.pointer import Scored
@@ -26,13 +24,7 @@ EOS, SOS = 2, 3
 def make_cem(build: SimpleNamespace, seed: int = 0, **changes: Any) -> CEM:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0."""
     small = {"size": 12, "depth": 8, "filter_size": 5, "selection_size": 14}
-    torch.manual_seed(seed)
-    model = CEM(CEMOptions(**{**small, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
-    return model.double().eval()
+    return build.system(CEM, CEMOptions(**{**small, **changes}), seed)
 
 
 def make_examples(build: SimpleNamespace) -> list[Any]:
@@ -220,18 +212,9 @@ def test_parameters_without_embedding_and_output_layer() -> None:
     assert count - 23_713 * 601 == 3_239_401 - 301
 
 
-def test_parameters_of_the_models_page() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "models" / "cem.md").read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    printed = {
-        name: int(number.replace(",", ""))
-        for names, number in re.findall(r"\| (`.*) \| ([\d,]+)(?: each)? \|", section)
-        for name in re.findall(r"`(\w+)`", names)
-    }
-    with torch.device("meta"):
-        counted = Counter[str]()
-        for name, parameter in CEM(CEMOptions(), 23_713).named_parameters():
-            counted[name.split(".")[0]] += parameter.numel()
+def test_parameters_of_the_models_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("cem")
+    counted = build.counted(CEM, CEMOptions())
     assert printed == {name: n for name, n in counted.items() if name not in ("embedding", "generator")}
     assert f"| {sum(printed.values()):,} |" in section
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctsm.corpus.batches import Batch
 from ctsm.decoding.greedy import greedy
@@ -29,15 +27,10 @@ EXTRAS = ("emotion_words", "feedback", "feedback_emotion_words", "reply_emotion_
 
 def make_empdg(build: SimpleNamespace, seed: int = 0, **changes: Any) -> EmpDG:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0."""
-    torch.manual_seed(seed)
-    model = EmpDG(EmpDGOptions(**{"size": 12, "depth": 8, "filter_size": 5, **changes}), build.vocabulary)
     emotional = torch.zeros(build.vocabulary, dtype=torch.bool)
     emotional[list(EMOTIONAL)] = True
-    model.install(replace(build.tables(model.options.size, seed), emotional=emotional))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
-    model = model.double().eval()
+    options = EmpDGOptions(**{"size": 12, "depth": 8, "filter_size": 5, **changes})
+    model: EmpDG = build.system(EmpDG, options, seed, emotional=emotional)
     model.step = JOINT
     return model
 
@@ -300,20 +293,14 @@ def test_parameters_without_embedding_and_output_layer() -> None:
     assert counts[False] - vocabulary * 601 == 15_039_164 - 601 * vocabulary - 2 * 300 * 32
 
 
-def test_parameters_of_the_models_page() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "models" / "empdg.md").read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    printed = {
-        name: int(number.replace(",", ""))
-        for names, number in re.findall(r"\| (`.*) \| ([\d,]+)(?: each)? \|", section)
-        for name in re.findall(r"`(\w+)`", names)
-    }
-    counted = Counter[str]()
-    with torch.device("meta"):
-        for name, parameter in EmpDG(EmpDGOptions(), 23_713).named_parameters():
-            in_vocabulary = name.startswith(("embedding.", "generator.vocabulary."))
-            counted[name.split(".")[0]] += 0 if in_vocabulary else parameter.numel()
-    assert printed == {name: n for name, n in counted.items() if n}
+def test_parameters_of_the_models_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("empdg")
+    counted = build.counted(
+        EmpDG,
+        EmpDGOptions(),
+        lambda name: "" if name.startswith(("embedding.", "generator.vocabulary.")) else name.split(".")[0],
+    )
+    assert printed == {name: n for name, n in counted.items() if name}
     assert f"| {sum(n for name, n in printed.items() if 'discriminator' not in name):,} |" in section
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctsm.config import TrainingOptions
 from ctsm.corpus.batches import Batch
@@ -32,13 +30,7 @@ CONCEPTS = [[(20, 4), (21, 1), (22, 4)], [(25, 2)], [], [], [(30, 7), (31, 7)]]
 
 def make_kemp(build: SimpleNamespace, seed: int = 0, **changes: Any) -> KEMP:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0."""
-    torch.manual_seed(seed)
-    model = KEMP(KEMPOptions(**{"size": 12, "depth": 8, "filter_size": 5, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
-    return model.double().eval()
+    return build.system(KEMP, KEMPOptions(**{"size": 12, "depth": 8, "filter_size": 5, **changes}), seed)
 
 
 def make_examples(build: SimpleNamespace) -> list[Any]:
@@ -297,19 +289,14 @@ def test_install_takes_vectors_and_intensities(build: SimpleNamespace) -> None:
     assert not model.embedding.weight[PAD].any()
 
 
-def test_parameters_of_the_page() -> None:
-    text = (ROOT / "docs" / "models" / "kemp.md").read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|$", section, re.MULTILINE)
-    counted: Counter[str] = Counter()
-    with torch.device("meta"):
-        model = KEMP(KEMPOptions(), 23_713)
-    for name, parameter in model.named_parameters():
-        part = "gate" if name.startswith("generator.gate") else name.split(".")[0]
-        counted[part] += parameter.numel()
+def test_parameters_of_the_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("kemp")
+    counted = build.counted(
+        KEMP, KEMPOptions(), lambda name: "gate" if name.startswith("generator.gate") else name.split(".")[0]
+    )
     for name in ("embedding", "generator"):
         del counted[name]
-    assert {name: int(count.replace(",", "")) for name, count in rows} == dict(counted)
+    assert printed == counted
     total = sum(counted.values())
     assert f"{total:,}" in section
     # the published code without embedding and output layer, and what of it is not here

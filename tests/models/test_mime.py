@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,21 +21,15 @@ from ctsm.models.mime import MIME, NEGATIVE, POSITIVE, Gaussian, MIMEOptions, St
 Array = NDArray[np.float64]
 SOS = 3
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
-PAGE = Path(__file__).parents[2] / "docs" / "models" / "mime.md"
 
 
 def make_mime(build: SimpleNamespace, seed: int = 0, **changes: Any) -> MIME:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0, and whose emotions matter."""
     small = {"size": 12, "depth": 8, "filter_size": 5}
-    torch.manual_seed(seed)
-    model = MIME(MIMEOptions(**{**small, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
+    model: MIME = build.system(MIME, MIMEOptions(**{**small, **changes}), seed)
     with torch.no_grad():
         model.emotions.mul_(8.0)
-    return model.double().eval()
+    return model
 
 
 def make_examples(build: SimpleNamespace) -> list[Any]:
@@ -303,18 +294,9 @@ def test_parameters_without_embedding_and_output_layer() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) - 23_713 * 601 == 3_082_465 - unused
 
 
-def test_parameters_of_the_models_page() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    printed = {
-        name: int(number.replace(",", ""))
-        for names, number in re.findall(r"\| (`.*?) \| ([\d,]+)(?: each)? \|", section)
-        for name in re.findall(r"`(\w+)`", names)
-    }
-    with torch.device("meta"):
-        counted = Counter[str]()
-        for name, parameter in MIME(MIMEOptions(), 23_713).named_parameters():
-            counted[name.split(".")[0]] += parameter.numel()
+def test_parameters_of_the_models_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("mime")
+    counted = build.counted(MIME, MIMEOptions())
     assert printed == {name: n for name, n in counted.items() if name not in ("embedding", "generator")}
     assert f"| {sum(printed.values()):,} |" in section
 

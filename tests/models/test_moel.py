@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,22 +21,16 @@ SOS = 3
 ALWAYS, NEVER = {"oracle_steps": 10**9}, {"oracle_steps": 1}  # the oracle in training, at step 10**6
 STEP = 10**6
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
-PAGE = Path(__file__).parents[2] / "docs" / "models" / "moel.md"
 
 
 def make_moel(build: SimpleNamespace, seed: int = 0, **changes: Any) -> MoEL:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0, nor the same for each listener."""
     small = {"size": 12, "depth": 8, "filter_size": 5}
-    torch.manual_seed(seed)
-    model = MoEL(MoELOptions(**{**small, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
+    model: MoEL = build.system(MoEL, MoELOptions(**{**small, **changes}), seed, torch.float32)
     for name, parameter in model.decoder.listeners.named_parameters():
         if parameter.dim() == 2:
             nn.init.normal_(parameter, mean=1.0 if "scale" in name else 0.1, std=0.3)
-    return model.double().eval()
+    return model.double()
 
 
 def make_examples(build: SimpleNamespace) -> list[Any]:
@@ -251,16 +242,11 @@ def test_parameters_without_embedding_and_output_layer() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) - 23_713 * 601 == 6_746_951 - 301 - 19_200
 
 
-def test_parameters_of_the_models_page() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    printed = {
-        name: int(number.replace(",", "")) for name, number in re.findall(r"\| `([\w.]+)`[^|]*\| ([\d,]+) \|", section)
-    }
-    with torch.device("meta"):
-        counted = Counter[str]()
-        for name, parameter in MoEL(MoELOptions(), 23_713).named_parameters():
-            counted[".".join(name.split(".")[: 2 if name.startswith("decoder") else 1])] += parameter.numel()
+def test_parameters_of_the_models_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("moel")
+    counted = build.counted(
+        MoEL, MoELOptions(), lambda name: ".".join(name.split(".")[: 2 if name.startswith("decoder") else 1])
+    )
     assert printed == {name: n for name, n in counted.items() if name not in ("embedding", "generator")}
     assert f"| {sum(printed.values()):,} |" in section
 

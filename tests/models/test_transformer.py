@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ctsm.models.transformer import Transformer, TransformerOptions
 
 SOS = 3
-PAGE = Path(__file__).parents[2] / "docs" / "models" / "transformer.md"
 
 
 def make_transformer(build: SimpleNamespace, seed: int = 0, **changes: Any) -> Transformer:
     """A small model in evaluation mode whose norms and biases are neither 1 nor 0."""
     small = {"size": 12, "depth": 8, "filter_size": 5}
-    torch.manual_seed(seed)
-    model = Transformer(TransformerOptions(**{**small, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
-    return model.double().eval()
+    return build.system(Transformer, TransformerOptions(**{**small, **changes}), seed)
 
 
 def make_examples(build: SimpleNamespace) -> list[Any]:
@@ -116,16 +105,9 @@ def test_parameters_without_embedding_and_output_layer(head: bool, unused: int) 
     assert sum(parameter.numel() for parameter in model.parameters()) - 23_713 * 601 == 518_801 - unused
 
 
-def test_parameters_of_the_models_page() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    section = text[text.index("## Parameters") : text.index("## What is faithful")]
-    printed = {
-        name: int(number.replace(",", "")) for name, number in re.findall(r"\| `(\w+)`[^|]*\| ([\d,]+) \|", section)
-    }
-    with torch.device("meta"):
-        counted = Counter[str]()
-        for name, parameter in Transformer(TransformerOptions(emotion_head=True), 23_713).named_parameters():
-            counted[name.split(".")[0]] += parameter.numel()
+def test_parameters_of_the_models_page(build: SimpleNamespace) -> None:
+    printed, section = build.printed("transformer")
+    counted = build.counted(Transformer, TransformerOptions(emotion_head=True))
     assert printed == {name: n for name, n in counted.items() if name not in ("embedding", "generator")}
     assert f"| {sum(printed.values()):,} |" in section
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctsm.corpus.batches import Batch
 from ctsm.models.case import CASE, CASEOptions
@@ -107,13 +107,7 @@ def collate(build: SimpleNamespace, examples: list[Case], padding: int = 0) -> B
 def make_model(build: SimpleNamespace, seed: int = 0, **changes: Any) -> CASE:
     """A small model without dropout, in double precision, whose norms and biases are neither 1 nor 0."""
     small = {"size": 12, "depth": 8, "filter_size": 5, "graph_filter_size": 7, "dropout": 0.0}
-    torch.manual_seed(seed)
-    model = CASE(CASEOptions(**{**small, **changes}), build.vocabulary)
-    model.install(build.tables(model.options.size, seed))
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=0.4, std=0.4)
-    return model.double().eval()
+    return build.system(CASE, CASEOptions(**{**small, **changes}), seed)
 
 
 class Reference:
