@@ -18,7 +18,8 @@ Numbers = npt.NDArray[np.float64]
 LogDistribution = Callable[[list[int]], Numbers]
 
 
-def small_model(vocabulary_size: int, sharpness: float, eos_bias: float) -> CTSM:
+def make_model(vocabulary_size: int, sharpness: float, eos_bias: float, first_label: int = 0) -> CTSM:
+    """Larger output weights make the choices decided; with a bias EOS is frequent, so replies of many lengths occur."""
     torch.manual_seed(3)
     built = CTSM(CTSMOptions(size=12, depth=8, filter_size=6, fusion_size=10, semantic_size=3), vocabulary_size)
     generator = torch.Generator().manual_seed(4)
@@ -29,7 +30,7 @@ def small_model(vocabulary_size: int, sharpness: float, eos_bias: float) -> CTSM
             in_lexicon=torch.rand(vocabulary_size, generator=generator) < 0.5,
             idf=torch.rand(vocabulary_size, generator=generator),
             intensity=torch.rand(vocabulary_size, generator=generator),
-            labels=torch.arange(32) % vocabulary_size,
+            labels=torch.arange(first_label, first_label + 32) % vocabulary_size,
         )
     )
     with torch.no_grad():
@@ -39,15 +40,20 @@ def small_model(vocabulary_size: int, sharpness: float, eos_bias: float) -> CTSM
 
 
 @pytest.fixture(scope="session")
+def small_model() -> Callable[..., CTSM]:
+    return make_model
+
+
+@pytest.fixture(scope="session")
 def model() -> CTSM:
     """V = 40; EOS is frequent, so that replies of many lengths occur."""
-    return small_model(40, sharpness=3.0, eos_bias=2.0)
+    return make_model(40, sharpness=3.0, eos_bias=2.0)
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> CTSM:
     """V = 10: three words, EOS and what the context has, so that all replies can be listed."""
-    return small_model(10, sharpness=2.0, eos_bias=0.5)
+    return make_model(10, sharpness=2.0, eos_bias=0.5)
 
 
 class Definition:

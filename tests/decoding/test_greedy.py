@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,34 +12,16 @@ from hypothesis import strategies as st
 
 from ctsm.corpus.batches import Batch
 from ctsm.decoding.greedy import NEVER_SAID, greedy
-from ctsm.models.base import WordTables
-from ctsm.models.ctsm import CTSM, CTSMOptions
+from ctsm.models.ctsm import CTSM
 from ctsm.text.vocabulary import CLS, EOS, PAD, SYS, USR
 
 V = 40
-OPTIONS = CTSMOptions(size=12, depth=8, filter_size=6, fusion_size=10, semantic_size=3)
 
 
 @pytest.fixture(scope="module")
-def model() -> CTSM:
-    torch.manual_seed(3)
-    built = CTSM(OPTIONS, V)
-    generator = torch.Generator().manual_seed(4)
-    built.install(
-        WordTables(
-            vectors=torch.randn(V, 12, generator=generator) * 0.5,
-            vad=torch.rand(V, 3, generator=generator),
-            in_lexicon=torch.rand(V, generator=generator) < 0.5,
-            idf=torch.rand(V, generator=generator),
-            intensity=torch.rand(V, generator=generator),
-            labels=torch.arange(8, 40),
-        )
-    )
-    # Larger output weights make the choices decided, and EOS a frequent one, so replies of many lengths occur.
-    with torch.no_grad():
-        built.generator.vocabulary.weight.mul_(6)
-        built.generator.vocabulary.bias[EOS] = 2.0
-    return built.eval()
+def model(small_model: Callable[..., CTSM]) -> CTSM:
+    """In single precision."""
+    return small_model(V, sharpness=6.0, eos_bias=2.0, first_label=8).float()
 
 
 def make_batch(contexts: list[list[int]]) -> Batch:
@@ -117,7 +101,7 @@ def test_the_fixture_gives_replies_of_different_lengths_and_copies_unknown_words
 
 
 def test_special_tokens_are_never_said(model: CTSM) -> None:
-    forced = CTSM(OPTIONS, V)
+    forced = CTSM(model.options, V)
     forced.load_state_dict(model.state_dict())
     with torch.no_grad():
         forced.generator.vocabulary.bias[list(NEVER_SAID)] = 50.0

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,39 +17,10 @@ from ctsm.corpus.prepared import PreparedData
 from ctsm.evaluation.scoring import ExampleScores, score_examples
 from ctsm.models.bundle import load_bundle
 from ctsm.training import loop, reporter
-from ctsm.training.checkpoint import load_checkpoint
 from ctsm.training.loop import build_model, train
 from ctsm.training.schedule import noam_rate
 
 TERMS = ["teacher", "student", "generation", "contrastive", "diversity"]
-
-
-def changed(config: RunConfig, **training: Any) -> RunConfig:
-    return replace(config, training=replace(config.training, **training))
-
-
-def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def state_of(run: Path, config: RunConfig, prepared: Path) -> dict[str, torch.Tensor]:
-    """The newest checkpoint's model and optimiser."""
-    model = build_model(config, PreparedData(prepared))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    load_checkpoint(run, model, optimizer)
-    tensors = dict(model.state_dict())
-    for name, parameter in model.named_parameters():
-        tensors |= {f"{name}/{key}": value for key, value in optimizer.state[parameter].items()}
-    return tensors
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_log_says_what_happened(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -89,10 +60,12 @@ def test_the_log_says_what_happened(prepared: Path, tiny_config: RunConfig, tmp_
     ]
 
 
-def test_a_log_line_is_the_mean_of_its_steps(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_a_log_line_is_the_mean_of_its_steps(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     for every in (1, 3):
-        train(changed(tiny_config, log_every=every), prepared, tmp_path / f"run{every}", resume=False)
-    single, joined = records(tmp_path / "run1", "train"), records(tmp_path / "run3", "train")
+        train(runs.changed(tiny_config, log_every=every), prepared, tmp_path / f"run{every}", resume=False)
+    single, joined = runs.records(tmp_path / "run1", "train"), runs.records(tmp_path / "run3", "train")
     assert len(single) == 12
     assert [line["iteration"] for line in joined] == [3, 6, 9, 12]
     for place, line in enumerate(joined):
@@ -101,23 +74,25 @@ def test_a_log_line_is_the_mean_of_its_steps(prepared: Path, tiny_config: RunCon
             assert line[term] == pytest.approx(sum(steps) / 3, rel=1e-6)
 
 
-def test_the_loss_falls(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
-    config = changed(tiny_config, iterations=80, evaluate_every=80, checkpoint_every=80, rate_factor=0.1)
+def test_the_loss_falls(prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace) -> None:
+    config = runs.changed(tiny_config, iterations=80, evaluate_every=80, checkpoint_every=80, rate_factor=0.1)
     train(config, prepared, tmp_path / "run", resume=False)
-    losses = [line["loss"] for line in records(tmp_path / "run", "train")]
-    generation = [line["generation"] for line in records(tmp_path / "run", "train")]
+    losses = [line["loss"] for line in runs.records(tmp_path / "run", "train")]
+    generation = [line["generation"] for line in runs.records(tmp_path / "run", "train")]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     assert np.mean(generation[-5:]) < 0.85 * np.mean(generation[:5])
-    (dev,) = records(tmp_path / "run", "dev")
+    (dev,) = runs.records(tmp_path / "run", "dev")
     assert dev["ppl_example"] < 0.7 * len(PreparedData(prepared).vocabulary), "better than chance"
 
 
-def test_adam_with_the_noam_rate_written_out(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_adam_with_the_noam_rate_written_out(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     """Three steps of the loop against Adam in numpy, double precision, on gradients of the same batches."""
     steps = 3
-    config = changed(tiny_config, iterations=steps)
+    config = runs.changed(tiny_config, iterations=steps)
     train(config, prepared, tmp_path / "run", resume=False)
-    trained = state_of(tmp_path / "run", config, prepared)
+    trained = runs.state_of(tmp_path / "run", config, prepared)
     data = PreparedData(prepared)
     model = build_model(config, data).train()
     examples = data.examples("train")
@@ -145,39 +120,45 @@ def test_adam_with_the_noam_rate_written_out(prepared: Path, tiny_config: RunCon
     assert torch.equal(model.diversity.counts, trained["diversity.counts"])
 
 
-def test_evaluating_leaves_no_trace_in_the_training(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_evaluating_leaves_no_trace_in_the_training(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     """Evaluated after every step or only at the end: the same weights, moments and diversity counts."""
     for every in (1, 12):
-        config = changed(tiny_config, evaluate_every=every, evaluate_from=1, checkpoint_every=every)
+        config = runs.changed(tiny_config, evaluate_every=every, evaluate_from=1, checkpoint_every=every)
         train(config, prepared, tmp_path / f"run{every}", resume=False)
-    often, once = (state_of(tmp_path / f"run{every}", tiny_config, prepared) for every in (1, 12))
-    assert same(often, once)
+    often, once = (runs.state_of(tmp_path / f"run{every}", tiny_config, prepared) for every in (1, 12))
+    assert runs.same(often, once)
     assert often["diversity.counts"].sum() > 0
-    assert len(records(tmp_path / "run1", "dev")) == 12
+    assert len(runs.records(tmp_path / "run1", "dev")) == 12
 
 
-def test_the_same_seed_gives_the_same_run(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        train(changed(tiny_config, seed=seed), prepared, tmp_path / name, resume=False)
-    first, again, other = (state_of(tmp_path / name, tiny_config, prepared) for name in "abc")
-    assert same(first, again)
-    assert not same(first, other)
+        train(runs.changed(tiny_config, seed=seed), prepared, tmp_path / name, resume=False)
+    first, again, other = (runs.state_of(tmp_path / name, tiny_config, prepared) for name in "abc")
+    assert runs.same(first, again)
+    assert not runs.same(first, other)
 
     def without_seconds(name: str) -> list[dict[str, Any]]:
-        return [{**line, "seconds": 0} for kind in ("train", "dev") for line in records(tmp_path / name, kind)]
+        return [{**line, "seconds": 0} for kind in ("train", "dev") for line in runs.records(tmp_path / name, kind)]
 
     assert without_seconds("a") == without_seconds("b")
     assert without_seconds("a") != without_seconds("c")
 
 
-def test_the_best_model_is_the_best_on_dev(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_the_best_model_is_the_best_on_dev(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     """Its score is recomputed from its own weights, example by example.
 
     The learning rate rises until it does harm, so that the best evaluation is far from the last one on any machine.
     """
-    config = changed(tiny_config, iterations=24, evaluate_every=4, warmup=1_000, rate_factor=300.0, patience=100)
+    config = runs.changed(tiny_config, iterations=24, evaluate_every=4, warmup=1_000, rate_factor=300.0, patience=100)
     outcome = train(config, prepared, tmp_path / "run", resume=False)
-    evaluations = {line["iteration"]: line["ppl_example"] for line in records(tmp_path / "run", "dev")}
+    evaluations = {line["iteration"]: line["ppl_example"] for line in runs.records(tmp_path / "run", "dev")}
     best = min(evaluations, key=evaluations.__getitem__)
     assert best != max(evaluations), "the run should end worse than its best"
     assert outcome.progress.best_iteration == best
@@ -230,42 +211,45 @@ def test_patience(
     patience: int,
     stop: int,
     best: int,
+    runs: SimpleNamespace,
 ) -> None:
     scripted(*perplexities)
-    config = changed(tiny_config, evaluate_every=1, evaluate_from=1, patience=patience, iterations=len(perplexities))
+    config = runs.changed(
+        tiny_config, evaluate_every=1, evaluate_from=1, patience=patience, iterations=len(perplexities)
+    )
     progress = train(config, prepared, tmp_path / "run", resume=False).progress
     assert (progress.iteration, progress.best_iteration) == (stop, best)
     assert progress.finished
     assert progress.best_score == pytest.approx(perplexities[best - 1])
     assert load_bundle(tmp_path / "run").progress["iteration"] == best
     # resuming a finished run changes nothing
-    before = tree(tmp_path / "run")
+    before = runs.tree(tmp_path / "run")
     assert train(config, prepared, tmp_path / "run", resume=True).progress == progress
-    assert tree(tmp_path / "run") == before
+    assert runs.tree(tmp_path / "run") == before
 
 
 def test_early_evaluations_do_not_count(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None]
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None], runs: SimpleNamespace
 ) -> None:
     scripted(1, 2, 3, 9, 8, 9)
-    config = changed(tiny_config, evaluate_every=1, evaluate_from=4, patience=2, iterations=6)
+    config = runs.changed(tiny_config, evaluate_every=1, evaluate_from=4, patience=2, iterations=6)
     progress = train(config, prepared, tmp_path / "run", resume=False).progress
     assert progress.best_iteration == 5
     assert progress.stale_evaluations == 1
-    assert [line["ppl_example"] for line in records(tmp_path / "run", "dev")] == pytest.approx([1, 2, 3, 9, 8, 9])
+    assert [line["ppl_example"] for line in runs.records(tmp_path / "run", "dev")] == pytest.approx([1, 2, 3, 9, 8, 9])
 
 
 def test_a_short_run_has_a_best_model_all_the_same(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None]
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None], runs: SimpleNamespace
 ) -> None:
     scripted(9)
-    config = changed(tiny_config, evaluate_every=100, evaluate_from=50, iterations=3)
+    config = runs.changed(tiny_config, evaluate_every=100, evaluate_from=50, iterations=3)
     assert train(config, prepared, tmp_path / "run", resume=False).progress.best_iteration == 3
     assert load_bundle(tmp_path / "run").progress["iteration"] == 3
 
 
 def test_time_is_counted_once(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: SimpleNamespace
 ) -> None:
     """A clock that stands still but for 1 s a step and 100 s an evaluation."""
     now = 0.0
@@ -285,42 +269,46 @@ def test_time_is_counted_once(
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
     progress = train(tiny_config, prepared, tmp_path / "run", resume=False).progress
     assert progress.train_seconds == 12 + 3 * 100
-    assert [line["seconds"] for line in records(tmp_path / "run", "dev")] == [104, 208, 312]
-    progress = train(changed(tiny_config, iterations=16), prepared, tmp_path / "run", resume=True).progress
+    assert [line["seconds"] for line in runs.records(tmp_path / "run", "dev")] == [104, 208, 312]
+    progress = train(runs.changed(tiny_config, iterations=16), prepared, tmp_path / "run", resume=True).progress
     assert progress.train_seconds == 16 + 4 * 100
 
 
-def test_raising_the_limits_goes_on(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
-    long = changed(tiny_config, iterations=16)
+def test_raising_the_limits_goes_on(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
+    long = runs.changed(tiny_config, iterations=16)
     train(long, prepared, tmp_path / "whole", resume=False)
-    train(changed(tiny_config, iterations=8), prepared, tmp_path / "parts", resume=False)
+    train(runs.changed(tiny_config, iterations=8), prepared, tmp_path / "parts", resume=False)
     progress = train(long, prepared, tmp_path / "parts", resume=True).progress
     assert (progress.iteration, progress.finished) == (16, True)
-    assert same(state_of(tmp_path / "whole", long, prepared), state_of(tmp_path / "parts", long, prepared))
+    assert runs.same(
+        runs.state_of(tmp_path / "whole", long, prepared), runs.state_of(tmp_path / "parts", long, prepared)
+    )
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["config"]["training"]["iterations"] == 16
 
 
 def test_raising_the_patience_goes_on(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None]
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, scripted: Callable[..., None], runs: SimpleNamespace
 ) -> None:
     scripted(5, 6, 7, 4, 5, 6, 7)
-    config = changed(tiny_config, evaluate_every=1, evaluate_from=1, patience=2, iterations=7)
+    config = runs.changed(tiny_config, evaluate_every=1, evaluate_from=1, patience=2, iterations=7)
     assert train(config, prepared, tmp_path / "run", resume=False).progress.iteration == 3
-    more = changed(config, patience=3)
+    more = runs.changed(config, patience=3)
     progress = train(more, prepared, tmp_path / "run", resume=True).progress
     assert (progress.iteration, progress.best_iteration, progress.stale_evaluations) == (7, 4, 3)
 
 
-def test_tensorboard_logs(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_tensorboard_logs(prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace) -> None:
     pytest.importorskip("tensorboard", reason="needs the optional dependency group 'train'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = changed(tiny_config, tensorboard=True, iterations=4)
+    config = runs.changed(tiny_config, tensorboard=True, iterations=4)
     train(config, prepared, tmp_path / "run", resume=False)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     for kind, name in (("train", "loss"), ("train", "teacher"), ("dev", "ppl_example")):
         logged = [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")]
-        expected = [(line["iteration"], line[name]) for line in records(tmp_path / "run", kind)]
+        expected = [(line["iteration"], line[name]) for line in runs.records(tmp_path / "run", kind)]
         assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]
 
 

@@ -9,10 +9,10 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from ctsm.config import RunConfig
 from ctsm.corpus.prepare import PrepareOptions, prepare
@@ -21,45 +21,19 @@ from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.files import exclusive
 from ctsm.models.bundle import load_bundle
 from ctsm.training import loop
-from ctsm.training.checkpoint import checkpoints, load_checkpoint
-from ctsm.training.loop import build_model, train
+from ctsm.training.checkpoint import checkpoints
+from ctsm.training.loop import train
 from ctsm.training.schedule import noam_rate
 
 
-def changed(config: RunConfig, **training: Any) -> RunConfig:
-    return replace(config, training=replace(config.training, **training))
-
-
-def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def state_of(run: Path, config: RunConfig, prepared: Path) -> dict[str, torch.Tensor]:
-    """The newest checkpoint's model and optimiser."""
-    model = build_model(config, PreparedData(prepared))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    load_checkpoint(run, model, optimizer)
-    tensors = dict(model.state_dict())
-    for name, parameter in model.named_parameters():
-        tensors |= {f"{name}/{key}": value for key, value in optimizer.state[parameter].items()}
-    return tensors
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_an_existing_run_is_not_overwritten(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
-    train(changed(tiny_config, iterations=2), prepared, tmp_path / "run", resume=False)
-    before = tree(tmp_path / "run")
+def test_an_existing_run_is_not_overwritten(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
+    train(runs.changed(tiny_config, iterations=2), prepared, tmp_path / "run", resume=False)
+    before = runs.tree(tmp_path / "run")
     with pytest.raises(CtsmError, match=r"run: holds a training run already; add --resume"):
         train(tiny_config, prepared, tmp_path / "run", resume=False)
-    assert tree(tmp_path / "run") == before
+    assert runs.tree(tmp_path / "run") == before
 
 
 def test_another_folder_is_not_taken_for_a_run(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -87,28 +61,28 @@ def test_another_folder_is_not_taken_for_a_run(prepared: Path, tiny_config: RunC
     ],
 )
 def test_a_resumed_run_has_the_same_configuration(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, change: dict[str, Any]
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, change: dict[str, Any], runs: SimpleNamespace
 ) -> None:
-    train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
-    before = tree(tmp_path / "run")
+    train(runs.changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
+    before = runs.tree(tmp_path / "run")
     ((name, value),) = change.items()
     there = getattr(tiny_config.training, name)
     message = (
         rf"run: was started with another configuration \(training\.{name} is {there} there and {value} here\); use"
     )
     with pytest.raises(CtsmError, match=message):
-        train(changed(tiny_config, **change), prepared, tmp_path / "run", resume=True)
+        train(runs.changed(tiny_config, **change), prepared, tmp_path / "run", resume=True)
     other = replace(tiny_config, options=replace(tiny_config.options, fusion_sharing="all"))
     message = r'another configuration \(options\.fusion_sharing is "\w+" there and "all" here\)'
     with pytest.raises(CtsmError, match=message):
         train(other, prepared, tmp_path / "run", resume=True)
-    assert tree(tmp_path / "run") == before
+    assert runs.tree(tmp_path / "run") == before
 
 
 def test_a_setting_that_the_run_does_not_know_is_named_too(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
 ) -> None:
-    train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
+    train(runs.changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
     path = tmp_path / "run" / "run.json"
     facts = json.loads(path.read_text())
     del facts["config"]["options"]["depth"]
@@ -122,14 +96,14 @@ def test_a_setting_that_the_run_does_not_know_is_named_too(
 
 
 def test_a_resumed_run_has_the_same_data(
-    prepared: Path, tiny_dialogues: Path, tiny_config: RunConfig, tmp_path: Path
+    prepared: Path, tiny_dialogues: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
 ) -> None:
-    train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
-    before = tree(tmp_path / "run")
+    train(runs.changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
+    before = runs.tree(tmp_path / "run")
     prepare(PrepareOptions(str(tiny_dialogues), vector_size=16), tmp_path / "other")
     with pytest.raises(CtsmError, match=r"run: was started on other data than .*other; give the same --data"):
         train(tiny_config, tmp_path / "other", tmp_path / "run", resume=True)
-    assert tree(tmp_path / "run") == before
+    assert runs.tree(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"data_fingerprint": "x", "config": 3}', "{"])
@@ -140,13 +114,15 @@ def test_a_spoilt_description_is_refused(prepared: Path, tiny_config: RunConfig,
         train(tiny_config, prepared, tmp_path / "run", resume=True)
 
 
-def test_a_run_is_not_stopped_before_where_it_stands(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_a_run_is_not_stopped_before_where_it_stands(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
     interrupt_at(tiny_config, prepared, tmp_path / "run", 7)
-    before = tree(tmp_path / "run")
+    before = runs.tree(tmp_path / "run")
     for limit in (3, 7):
         with pytest.raises(CtsmError, match=r"run: stands at iteration 7 .*raise --training.iterations"):
-            train(changed(tiny_config, iterations=limit), prepared, tmp_path / "run", resume=True)
-    assert tree(tmp_path / "run") == before
+            train(runs.changed(tiny_config, iterations=limit), prepared, tmp_path / "run", resume=True)
+    assert runs.tree(tmp_path / "run") == before
 
 
 def interrupt_at(config: RunConfig, prepared: Path, run: Path, iteration: int, number: int = signal.SIGTERM) -> Any:
@@ -222,14 +198,14 @@ def test_vectors_of_another_width_leave_nothing(prepared: Path, tiny_config: Run
 
 
 def test_tensorboard_is_an_extra(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: SimpleNamespace
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    config = changed(tiny_config, tensorboard=True, iterations=2)
+    config = runs.changed(tiny_config, tensorboard=True, iterations=2)
     with pytest.raises(MissingExtraError, match=r"TensorBoard.*training\.tensorboard.*pip install 'ctsm\[train\]'"):
         train(config, prepared, tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
-    train(changed(config, tensorboard=False), prepared, tmp_path / "run", resume=False)
+    train(runs.changed(config, tensorboard=False), prepared, tmp_path / "run", resume=False)
 
 
 def test_a_diverged_training_keeps_what_was_good(
@@ -253,7 +229,7 @@ def test_a_run_that_never_was_good_leaves_no_model(
 
 
 def test_a_full_disk_ends_the_run_but_not_its_checkpoint(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: SimpleNamespace
 ) -> None:
     train(tiny_config, prepared, tmp_path / "whole", resume=False)
     write_bytes = Path.write_bytes
@@ -269,34 +245,42 @@ def test_a_full_disk_ends_the_run_but_not_its_checkpoint(
             train(tiny_config, prepared, tmp_path / "run", resume=False)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] != []
     train(tiny_config, prepared, tmp_path / "run", resume=True)
-    assert same(state_of(tmp_path / "run", tiny_config, prepared), state_of(tmp_path / "whole", tiny_config, prepared))
+    assert runs.same(
+        runs.state_of(tmp_path / "run", tiny_config, prepared), runs.state_of(tmp_path / "whole", tiny_config, prepared)
+    )
 
 
-def test_only_one_process_works_on_a_run(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
-    train(changed(tiny_config, iterations=3), prepared, tmp_path / "run", resume=False)
+def test_only_one_process_works_on_a_run(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
+    train(runs.changed(tiny_config, iterations=3), prepared, tmp_path / "run", resume=False)
     with exclusive(tmp_path / "run"), pytest.raises(CtsmError, match="another process is working in it"):
         train(tiny_config, prepared, tmp_path / "run", resume=True)
     assert train(tiny_config, prepared, tmp_path / "run", resume=True).progress.iteration == 12
 
 
-def test_a_log_that_somebody_shortened_is_not_filled_up(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
-    train(changed(tiny_config, iterations=8), prepared, tmp_path / "run", resume=False)
+def test_a_log_that_somebody_shortened_is_not_filled_up(
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace
+) -> None:
+    train(runs.changed(tiny_config, iterations=8), prepared, tmp_path / "run", resume=False)
     (tmp_path / "run" / "log.jsonl").write_text("")
     train(tiny_config, prepared, tmp_path / "run", resume=True)
-    assert [line["iteration"] for line in records(tmp_path / "run", "train")] == [10, 12]
+    assert [line["iteration"] for line in runs.records(tmp_path / "run", "train")] == [10, 12]
 
 
 def test_a_damaged_checkpoint_is_passed_over_aloud(
-    prepared: Path, tiny_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, tiny_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: SimpleNamespace
 ) -> None:
     train(tiny_config, prepared, tmp_path / "whole", resume=False)
-    train(changed(tiny_config, iterations=8), prepared, tmp_path / "run", resume=False)
+    train(runs.changed(tiny_config, iterations=8), prepared, tmp_path / "run", resume=False)
     newest = checkpoints(tmp_path / "run")[-1] / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     capsys.readouterr()
     train(tiny_config, prepared, tmp_path / "run", resume=True)
     assert "step-00000008/optimizer.safetensors: damaged or truncated" in capsys.readouterr().err
-    assert same(state_of(tmp_path / "run", tiny_config, prepared), state_of(tmp_path / "whole", tiny_config, prepared))
+    assert runs.same(
+        runs.state_of(tmp_path / "run", tiny_config, prepared), runs.state_of(tmp_path / "whole", tiny_config, prepared)
+    )
     for folder in checkpoints(tmp_path / "run"):
         (folder / "state.json").unlink()
     with pytest.raises(CtsmError, match=r"step-00000012.*cannot read the checkpoint"):
@@ -307,8 +291,8 @@ def test_resuming_what_never_began_begins(prepared: Path, tiny_config: RunConfig
     assert train(tiny_config, prepared, tmp_path / "run", resume=True).progress.iteration == 12
 
 
-def test_killed_before_it_began(prepared: Path, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_killed_before_it_began(prepared: Path, tiny_config: RunConfig, tmp_path: Path, runs: SimpleNamespace) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.k1ll3d__").write_text("{")
-    train(changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
+    train(runs.changed(tiny_config, iterations=1), prepared, tmp_path / "run", resume=False)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"best", "checkpoints", "log.jsonl", "run.json"}
