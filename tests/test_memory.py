@@ -28,8 +28,8 @@ from ctsm import memory
 keep, back = {keep}, {back}
 assert not keep or memory.keep_freed_memory()
 def use():
-    for megabytes in (20, 36, 24, 20):
-        np.ones(megabytes << 17)
+    held = [np.ones(megabytes << 17) for megabytes in (20, 30, 24, 20)]
+    del held
 use()
 assert not back or memory.return_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

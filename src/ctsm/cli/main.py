@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A training step has thousands of short parallel loops. Threads that sleep between them wake up too late, and by
     # default they spin so long that they are in the way of others. OpenMP reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    # oneDNN compiles a kernel for every shape of a bf16 product. A training run meets some thousands, and the thousand
+    # that are kept by default push each other out.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())

@@ -37,6 +37,8 @@ from ctsm.training.schedule import noam_rate
 
 ADAM = {"betas": (0.9, 0.98), "eps": 1e-9}
 RUN = "run.json"
+LARGE = 3
+"""Times the mean size of a batch from which on it gets memory of its own: a batch in fifty or so."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,19 @@ def train(
     return Outcome(progress, caught[0] if caught else None)
 
 
+@contextmanager
+def _room(wanted: bool) -> Iterator[None]:
+    """Give free memory back before and after what needs much more than a usual step.
+
+    Its buffers fit in no gap between those of usual steps, and would be kept for the rest of the run.
+    """
+    if wanted:
+        trim_memory()
+    yield
+    if wanted:
+        trim_memory()
+
+
 def take_step(
     model: EmpatheticModel,
     optimizer: torch.optim.Optimizer,
@@ -163,6 +178,7 @@ class _Trainer:
         training, progress = self.config.training, self.progress
         train = training_examples(self.data.examples("train", self.model.needs), training, self.device)
         batches = _batches(train, self.config, progress.iteration)
+        usual = training.batch_size * float(train.context.lengths.mean())
         loss = loss_function(self.model, training)
         dev = self.data.examples("dev", self.model.needs)
         window = _Window(progress, self.device)
@@ -172,7 +188,8 @@ class _Trainer:
         while not progress.finished and not interrupted():
             batch = next(batches).to(self.device)
             progress.iteration += 1
-            terms = take_step(self.model, self.optimizer, loss, batch, self.config, progress.iteration)
+            with _room(batch.context.numel() > LARGE * usual):
+                terms = take_step(self.model, self.optimizer, loss, batch, self.config, progress.iteration)
             window.add(terms)
             reporter.advance(progress.iteration)
             self._tick()
@@ -182,12 +199,11 @@ class _Trainer:
             progress.finished = progress.iteration >= training.iterations
             evaluate = progress.finished or progress.iteration % training.evaluate_every == 0
             if evaluate:
-                trim_memory()
-                self._evaluate(dev, reporter)
+                with _room(True):
+                    self._evaluate(dev, reporter)
             if evaluate or progress.iteration % training.checkpoint_every == 0:
                 self._save(window, reporter)
                 saved = progress.iteration
-                trim_memory()
         if saved != progress.iteration:
             self._save(window, reporter)
 
