@@ -72,6 +72,8 @@ GOALS = (
     ),
     Goal("one reply in a warm process, median", "reply", "one reply, median", 30, True, "ms"),
     Goal("one reply in a warm process, 99th percentile", "reply", "one reply, 99th percentile", 80, True, "ms"),
+    Goal("the same in bf16, median", "reply", "one reply in bf16, median", 30, True, "ms"),
+    Goal("the same in bf16, 99th percentile", "reply", "one reply in bf16, 99th percentile", 80, True, "ms"),
     Goal(
         "beam 5 for the whole split",
         *("decode", r"beam 5, all [\d,]+ contexts of the split .*", 6, True, "min"),

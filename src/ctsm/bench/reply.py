@@ -17,6 +17,7 @@ from ctsm.config import read_config
 from ctsm.corpus.prepared import PreparedData
 from ctsm.corpus.reader import listener_turns, read_dialogues
 from ctsm.corpus.sample import sample_path
+from ctsm.decoding.options import Precision
 from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.models.bundle import resolve_directory
@@ -46,7 +47,7 @@ class ReplySettings:
 
 
 def bench_reply(settings: ReplySettings, say: Say) -> Report:
-    """Measure in a process of its own, which holds a model and nothing else, and return the report.
+    """Measure in processes of their own, which hold a model and nothing else, in fp32 and in bf16; return the report.
 
     Raises:
         CtsmError: model or conversations cannot be used.
@@ -60,8 +61,13 @@ def bench_reply(settings: ReplySettings, say: Say) -> Report:
     with model_or_untrained(settings.run, read_config(settings.config, []), say) as directory:
         resolve_directory(directory)
         say(f"answering {len(conversations):,} conversations one by one")
-        found = _in_own_process(directory, conversations, settings.device)
-    latency = Series("one reply, Responder.respond", "ms", tuple(1e3 * seconds for seconds in found["seconds"]))
+        found = _in_own_process(directory, conversations, settings.device, "fp32")
+        say("the same with --precision bf16")
+        found16 = _in_own_process(directory, conversations, settings.device, "bf16")
+    latency, latency16 = (
+        Series(f"one reply, Responder.respond{in_words}", "ms", tuple(1e3 * seconds for seconds in one["seconds"]))
+        for in_words, one in (("", found), (", bf16", found16))
+    )
     return Report(
         verb="reply",
         machine=machine,
@@ -72,10 +78,12 @@ def bench_reply(settings: ReplySettings, say: Say) -> Report:
             "vocabulary": found["vocabulary"],
             "inferences": found["inferences"],
         },
-        series=[latency],
+        series=[latency, latency16],
         figures=[
             Figure("one reply, median", "ms", latency.median),
             Figure("one reply, 99th percentile", "ms", latency.percentile(99)),
+            Figure("one reply in bf16, median", "ms", latency16.median),
+            Figure("one reply in bf16, 99th percentile", "ms", latency16.percentile(99)),
             Figure("words of a reply, mean", "words", found["mean_words"]),
             Figure("import and ctsm.load", "s", found["load_seconds"]),
             Figure("peak memory of the process", "MiB", found["peak_mib"]),
@@ -94,9 +102,15 @@ def _conversations(data: Path | None, split: str) -> list[Sequence[str]]:
     return conversations
 
 
-def _in_own_process(directory: Path, conversations: list[Sequence[str]], device: str) -> Any:
+def _in_own_process(directory: Path, conversations: list[Sequence[str]], device: str, precision: Precision) -> Any:
     """Run `ctsm.bench.reply_process` and return what it printed."""
-    task = {"directory": str(directory), "device": device, "warm_up": WARM_UP, "conversations": conversations}
+    task = {
+        "directory": str(directory),
+        "device": device,
+        "precision": precision,
+        "warm_up": WARM_UP,
+        "conversations": conversations,
+    }
     command = [sys.executable, "-m", "ctsm.bench.reply_process"]
     done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
     if done.returncode:

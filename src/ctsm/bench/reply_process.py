@@ -19,13 +19,16 @@ def main() -> int:
     try:
         responder = ctsm.load(task["directory"], task["device"])
         load_seconds = time.perf_counter() - started
+        from ctsm.decoding.options import DecodingOptions
+
+        options = DecodingOptions(precision=task["precision"])
         conversations = task["conversations"]
         for turns in conversations[: task["warm_up"]]:
-            responder.respond(turns)
+            responder.respond(turns, options)
         seconds, words = [], 0
         for turns in conversations:
             started = time.perf_counter()
-            response = responder.respond(turns)
+            response = responder.respond(turns, options)
             seconds.append(time.perf_counter() - started)
             words += len(response.tokens)
     except ctsm.CtsmError as error:
