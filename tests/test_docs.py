@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -102,3 +103,17 @@ def test_counts_of_the_sample() -> None:
     carriers = {line.split("\t")[0] for line in lines["emotion_words"]}
     assert f"emotions of {len(carriers)} words" in text
     assert f"{len(lines['concepts'])} assertions" in text
+
+
+def test_the_table_of_precisions_says_what_the_logs_say() -> None:
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (\d+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| \[.*?\]\((.*?\.jsonl)\) \|$", page, re.M
+    )
+    assert len(rows) == 4
+    for seed, precision, *printed, link in rows:
+        log = [json.loads(line) for line in (ROOT / "docs" / link).read_text(encoding="utf-8").splitlines()]
+        (dev,) = (line for line in log if line["kind"] == "dev" and line["iteration"] == 2_000)
+        assert printed == [f"{dev[name]:.2f}" for name in ("ppl_example", "ppl_token", "acc")]
+        assert f"seed{seed}" in link
+        assert precision == ("fp32" if "6000" in link or "fp32" in link else "bf16")
