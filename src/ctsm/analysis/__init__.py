@@ -1,0 +1,1 @@
+"""What a model feels, as maps, figures and pages."""

@@ -1,0 +1,1 @@
+"""Human A/B studies: design, store, web page, agreement, report."""
