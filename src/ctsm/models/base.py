@@ -43,8 +43,7 @@ class WordTables:
     emotional: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Perception:
+class Perception(NamedTuple):
     """The emotion maps of a context, position by position.
 
     Attributes:
@@ -52,12 +51,16 @@ class Perception:
         in_lexicon: [B, S] bool.
         inclination: cosine with each emotion word, eq. 7 [B, S, E].
         state: the emotion head applied to each position alone [B, S, E].
+        intensity: weight of each position by its emotional intensity, eq. 11 [B, S].
+        attention: share of each position in what the emotion head reads, eq. 12 [B, S]; None for a head without it.
     """
 
     trait: Tensor
     in_lexicon: Tensor
     inclination: Tensor
     state: Tensor
+    intensity: Tensor
+    attention: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from ctsm.nn.pointer import CopySource, PointerGenerator
 from ctsm.nn.positions import Positions
 from ctsm.nn.precision import Linear
 from ctsm.options import check_options
-from ctsm.text.vocabulary import CLS, PAD, SOS
+from ctsm.text.vocabulary import CLS, PAD, SOS, USR
 
 EMOTIONS = 32
 VAD_DEFAULTS = {"paper": (0.0, 0.5, 0.0), "kemp": (0.5, 0.0, 0.5)}
@@ -154,9 +154,9 @@ class EmotionHead(nn.Module):
 
     def forward(self, x_BSF: Tensor, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
         """Return emotion logits [B, E] of a sequence [B, S, F] with word intensities [B, S]."""
-        weighted_BSF = self.weigh(x_BSF, intensity_BS, real_BS)
+        weighted_BSF = self.weights(intensity_BS, real_BS).unsqueeze(-1) * x_BSF
         if self.pool == "attention":
-            attention_BS = masked_softmax(self.attention(torch.tanh(self.inner(weighted_BSF))).squeeze(-1), real_BS)
+            attention_BS = self.attend(weighted_BSF, real_BS)
             return self.classify((attention_BS.unsqueeze(-1) * weighted_BSF).sum(dim=1))
         summed_BF = (weighted_BSF * real_BS.unsqueeze(-1)).sum(dim=1)
         if self.pool == "sum_gate":
@@ -164,15 +164,17 @@ class EmotionHead(nn.Module):
             return self.classify(summed_BF * gate_BF)
         return self.classify(summed_BF)
 
-    def weigh(self, x_BSF: Tensor, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
-        """Eq. 11 before the sum: weight tokens by the softmax of their intensities over the real positions.
+    def weights(self, intensity_BS: Tensor, real_BS: Tensor) -> Tensor:
+        """Eq. 11 before the sum: weigh tokens by the softmax of their intensities over the real positions.
 
         With attention pooling the weights have mean 1 instead of sum 1, else the tanh that follows sees values near 0.
         """
         weights_BS = masked_softmax(intensity_BS, real_BS)
-        if self.pool == "attention":
-            weights_BS = weights_BS * real_BS.sum(dim=1, keepdim=True)
-        return weights_BS.unsqueeze(-1) * x_BSF
+        return weights_BS * real_BS.sum(dim=1, keepdim=True) if self.pool == "attention" else weights_BS
+
+    def attend(self, weighted_BSF: Tensor, real_BS: Tensor) -> Tensor:
+        """Eq. 12 with attention pooling: the share of each token [B, S] in what is classified."""
+        return masked_softmax(self.attention(torch.tanh(self.inner(weighted_BSF))).squeeze(-1), real_BS)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Eqs. 13-14 after the sum: [..., F] to logits [..., E]."""
@@ -344,8 +346,7 @@ class CTSM(EmpatheticModel):
             emotion.append(torch.cat([vad, idf, condensed], dim=-1))  # eq. 2
             encoded_emotion.append(self.trait_encoder(emotion[-1], real))  # eq. 4
         if self.options.without != "SEE":
-            label_anchors_ED = F.normalize(self.label_map(labels_ED), dim=-1, eps=1e-8)  # eq. 5
-            inclination = F.normalize(self.word_map(embedded_BSD), dim=-1, eps=1e-8) @ label_anchors_ED.T  # eqs. 6-7
+            inclination = self._incline(embedded_BSD, labels_ED)
             emotion.append(torch.cat([inclination, idf, condensed], dim=-1))  # eq. 8
             encoded_emotion.append(self.state_encoder(emotion[-1], real))  # eq. 9
         return _Encoded(
@@ -358,6 +359,18 @@ class CTSM(EmpatheticModel):
             intensity=intensity if self.options.guided else torch.zeros_like(intensity),
             real=real,
         )
+
+    def _incline(self, embedded_BSD: Tensor, labels_ED: Tensor) -> Tensor:
+        """Eqs. 5-7: the cosine of each word with each of the emotion words [B, S, E]."""
+        label_anchors_ED = F.normalize(self.label_map(labels_ED), dim=-1, eps=1e-8)  # eq. 5
+        return F.normalize(self.word_map(embedded_BSD), dim=-1, eps=1e-8) @ label_anchors_ED.T  # eqs. 6-7
+
+    def inclination_of_words(self) -> Tensor:
+        """Return V_cos of every vocabulary word as the speaker's first [V, E]; it differs little at other positions."""
+        vocabulary = torch.arange(self.vocabulary_size, device=self.label_ids.device)[:, None]
+        speaker = torch.full_like(vocabulary, USR)
+        words_V1D, speakers_V1D, labels_1ED = self._look_up(vocabulary, speaker, self.label_ids[None])
+        return self._incline(self.positions(words_V1D + speakers_V1D, first=1), labels_1ED[0])[:, 0]
 
     def _memory(self, encoded: _Encoded) -> Tensor:
         """What the decoder attends to (eq. 20; switch `decoder_memory`)."""
@@ -409,12 +422,16 @@ class CTSM(EmpatheticModel):
         if encoded.inclination is None:
             return None
         words = self.known(batch.context)
-        weighted = self.student_head.weigh(student_BSF, encoded.intensity, encoded.real)
+        head = self.student_head
+        intensity_BS = head.weights(encoded.intensity, encoded.real)
+        weighted_BSF = intensity_BS.unsqueeze(-1) * student_BSF
         return Perception(
             trait=self.word_features[words][..., :3],
             in_lexicon=self.in_lexicon[words],
             inclination=encoded.inclination,
-            state=torch.softmax(self.student_head.classify(weighted), dim=-1),
+            state=torch.softmax(head.classify(weighted_BSF), dim=-1),
+            intensity=intensity_BS,
+            attention=head.attend(weighted_BSF, encoded.real) if head.pool == "attention" else None,
         )
 
 

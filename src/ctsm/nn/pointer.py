@@ -173,6 +173,12 @@ class PointerGenerator(nn.Module):
         copied = nowhere.scatter_reduce(1, source.ids, _log_word_mass(copy_scores_NS, source), "amax")
         return torch.logaddexp(generated, log_copy[:, None] + copied)
 
+    def copy_weights(self, hidden_ND: Tensor, copy_scores_NS: Tensor, source: CopySource) -> Tensor:
+        """Return the probability of copying from each source position [N, S]; a row sums to 1 - g."""
+        log_copy_N = self._log_gate(hidden_ND, source)[1]
+        weights_NS = torch.softmax(copy_scores_NS.masked_fill(~source.copyable, MASKED), dim=-1)
+        return log_copy_N.exp()[:, None] * weights_NS.masked_fill(~source.copyable, 0.0)
+
     @staticmethod
     def _log_target(
         log_words_NV: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferenc
 from ctsm.corpus.extras import ExtrasBuilder, WordKnowledge, needs_of, sub_utterances
 from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions
+from ctsm.decoding.single import Hypothesis
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS, Inferences, InferenceSource
-from ctsm.models.base import Context, Perception
+from ctsm.models.base import Context
 from ctsm.models.bundle import Bundle
 from ctsm.text.detokenise import detokenise
 from ctsm.text.normalise import is_blank
@@ -42,6 +44,9 @@ class TokenEmotions:
         trait: valence, arousal and dominance in [0, 1], or None for a word outside the lexicon.
         inclination: cosine with each of the 32 emotion words, in [-1, 1] (eq. 7); nearly the same in every context.
         state: probability of each of the 32 emotions by this word alone, in this context.
+        intensity: weight of the word by its emotional intensity (eq. 11); 1 is the mean of the context.
+        attention: share of the word in what the emotion head reads (eq. 12); None for a head without attention. The
+            words' shares and that of the mark before them (CLS) sum to 1.
     """
 
     token: str
@@ -50,6 +55,8 @@ class TokenEmotions:
     trait: tuple[float, float, float] | None
     inclination: tuple[float, ...]
     state: tuple[float, ...]
+    intensity: float
+    attention: float | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,22 @@ class Response:
     def top_emotions(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the most probable emotions with their probabilities."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:count]
+
+
+class Collated(NamedTuple):
+    """Conversations as the model reads them.
+
+    Attributes:
+        batch: on the model's device, without gold labels and replies.
+        contexts: of each conversation, whole.
+        kept: the same, cut to the last `MAX_CONTEXT` tokens where they were longer.
+        inferences: from each last turn.
+    """
+
+    batch: Batch
+    contexts: list[EncodedContext]
+    kept: list[EncodedContext]
+    inferences: list[Inferences]
 
 
 class Responder:
@@ -129,29 +152,43 @@ class Responder:
         """
         if not conversations:
             return []
+        collated = self.collate(conversations)
+        encoded, replies = encode_and_decode(self.bundle.model, collated.batch, options, seeds, perceive=True)
+        return self.responses(collated, encoded, replies)
+
+    def collate(self, conversations: Sequence[Sequence[str]]) -> Collated:
+        """Tokenise and encode conversations, infer from their last turns and put all into one batch.
+
+        Raises:
+            CtsmError: as for `respond`.
+        """
         for turns in conversations:
             check_conversation(turns)
         tokenised = [[tokenise(turn) for turn in turns] for turns in conversations]
-        vocabulary = self.bundle.vocabulary
-        contexts = [encode_context(vocabulary, turns) for turns in tokenised]
+        contexts = [encode_context(self.bundle.vocabulary, turns) for turns in tokenised]
         kept = [_keep_last(context) for context in contexts]
         utterances = [turns[-1] for turns in conversations]
         inferences = self.source.infer(utterances)
-        batch = self._batch(kept, inferences, utterances).to(self._device)
-        encoded, replies = encode_and_decode(self.bundle.model, batch, options, seeds, perceive=True)
+        return Collated(self._batch(kept, inferences, utterances).to(self._device), contexts, kept, inferences)
+
+    def responses(
+        self, collated: Collated, encoded: Context, replies: Sequence[Sequence[Hypothesis]]
+    ) -> list[Response]:
+        """Put into words what `encode_and_decode` made of collated conversations."""
         probabilities = _probabilities(encoded)
         responses = []
         for row, hypotheses in enumerate(replies):
-            tokens, *others = (tuple(vocabulary.words_of(reply.words, contexts[row].oov)) for reply in hypotheses)
+            context, kept = collated.contexts[row], collated.kept[row]
+            tokens, *others = (tuple(self.bundle.vocabulary.words_of(reply.words, context.oov)) for reply in hypotheses)
             responses.append(
                 Response(
                     text=detokenise(tokens),
                     tokens=tokens,
                     emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
                     probabilities=probabilities[row],
-                    context_tokens=self._token_emotions(encoded, row, kept[row]),
-                    inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
-                    truncated=kept[row] is not contexts[row],
+                    context_tokens=self._token_emotions(encoded, row, kept),
+                    inferences=dict(zip(RELATIONS, collated.inferences[row], strict=True)),
+                    truncated=kept is not context,
                     alternatives=tuple(map(detokenise, others)),
                 )
             )
@@ -199,9 +236,10 @@ class Responder:
             return ()
         length = len(context.ids)
         words = self.bundle.vocabulary.words_of(context.ids[1:], context.oov)
-        trait, known, inclination, state = (
-            getattr(perception, name)[row, 1:length].float().cpu().tolist() for name in _MAPS
+        trait, known, inclination, state, intensity = (
+            values[row, 1:length].float().cpu().tolist() for values in perception[:5]
         )
+        shares = None if perception.attention is None else perception.attention[row, 1:length].float().cpu().tolist()
         return tuple(
             TokenEmotions(
                 token=word,
@@ -210,12 +248,11 @@ class Responder:
                 trait=tuple(trait[position]) if known[position] else None,
                 inclination=tuple(inclination[position]),
                 state=tuple(state[position]),
+                intensity=intensity[position],
+                attention=None if shares is None else shares[position],
             )
             for position, word in enumerate(words)
         )
-
-
-_MAPS = tuple(name for name in Perception.__dataclass_fields__)
 
 
 @lru_cache(maxsize=1 << 14)

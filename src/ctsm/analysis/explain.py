@@ -1,0 +1,141 @@
+"""What a model felt while it read a context and wrote its reply (Figure 1 of the paper, for any text).
+
+Two maps show the state of a word, and they are not the same thing:
+
+- `inclination` (V_cos, eq. 7) compares the word with the 32 emotion words. Beside the word it sees only position and
+  speaker, so it is nearly the same in every context.
+- `state` is the emotion head applied to the word alone (eqs. 11-14 without the pooling). It reads the word after the
+  encoders, so it depends on the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ctsm.corpus.emotions import EMOTIONS
+from ctsm.decoding.decode import encode_and_decode
+from ctsm.decoding.options import DecodingOptions
+from ctsm.decoding.single import Hypothesis
+from ctsm.errors import CtsmError
+from ctsm.evaluation.fields import to_json
+from ctsm.models.base import Context
+from ctsm.models.ctsm import CTSM
+from ctsm.nn.pointer import PointerGenerator
+from ctsm.serving.responder import Responder, Response, TokenEmotions
+
+
+@dataclass(frozen=True)
+class ReplyWord:
+    """Where a word of the reply came from.
+
+    Attributes:
+        token: the word.
+        copied: share of the word's probability that comes from copying it, in [0, 1].
+        weights: probability of copying from each word of the context; their sum is what the gate leaves to copying.
+    """
+
+    token: str
+    copied: float
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A reply, the emotions behind it and what they rest on.
+
+    Attributes:
+        system: the model's name.
+        turns: the conversation.
+        response: the reply with the emotions perceived, word by word, and the inferences used.
+        standardised: inclination of each word in standard deviations from the mean of the vocabulary's words, for
+            each of the 32 emotions.
+        reply: the reply's words.
+        rest: share of the mark before the first word (CLS) in what the emotion head reads; None without attention.
+    """
+
+    system: str
+    turns: tuple[str, ...]
+    response: Response
+    standardised: tuple[tuple[float, ...], ...]
+    reply: tuple[ReplyWord, ...]
+    rest: float | None
+
+    @property
+    def words(self) -> tuple[TokenEmotions, ...]:
+        """The words of the context, as the model reads them."""
+        return self.response.context_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values; `emotions` names the order of the 32 numbers."""
+        return {"emotions": list(EMOTIONS), **to_json(self)}
+
+
+def explain(responder: Responder, turns: Sequence[str], options: DecodingOptions | None = None) -> Explanation:
+    """Reply to a conversation and trace what the reply rests on.
+
+    Args:
+        responder: from `ctsm.load`.
+        turns: as for `Responder.respond`.
+        options: how the reply is made; greedily by default.
+
+    Raises:
+        CtsmError: the model perceives no emotions word by word, or the conversation cannot be answered.
+    """
+    model = responder.bundle.model
+    if not isinstance(model, CTSM) or model.options.without == "SEE":
+        name = " ".join(filter(None, [responder.bundle.config.model, responder.bundle.config.variant]))
+        raise CtsmError(
+            f"{responder.bundle.directory}: its model ({name}) does not perceive trait and state emotions word by "
+            "word; give a run of CTSM."
+        )
+    with torch.inference_mode():
+        collated = responder.collate([turns])
+        encoded, replies = encode_and_decode(model, collated.batch, options or DecodingOptions(), perceive=True)
+        (response,) = responder.responses(collated, encoded, replies)
+        return Explanation(
+            system=responder.bundle.config.model,
+            turns=tuple(turns),
+            response=response,
+            standardised=_standardised(model, encoded),
+            reply=_trace(model, encoded, replies[0][0], response.tokens),
+            rest=_rest(encoded),
+        )
+
+
+def _standardised(model: CTSM, encoded: Context) -> tuple[tuple[float, ...], ...]:
+    """Return the inclination [S - 1, E] in standard deviations from the mean over the vocabulary, by emotion."""
+    assert encoded.perception is not None
+    reference_VE = model.inclination_of_words()
+    inclination_SE = encoded.perception.inclination[0, 1:]
+    values = (inclination_SE - reference_VE.mean(dim=0)) / reference_VE.std(dim=0, correction=0)
+    return tuple(map(tuple, values.tolist()))
+
+
+def _rest(encoded: Context) -> float | None:
+    assert encoded.perception is not None
+    attention = encoded.perception.attention
+    return None if attention is None else float(attention[0, 0])
+
+
+def _trace(model: CTSM, encoded: Context, reply: Hypothesis, tokens: Sequence[str]) -> tuple[ReplyWord, ...]:
+    """Run the decoder over the finished reply and read the copy weights at each of its words."""
+    if not tokens:
+        return ()
+    words_1T = torch.tensor([list(reply.words)], device=encoded.memory.device)
+    step = model.decode(words_1T[:, :-1], encoded, model.start_decoding(encoded))
+    hidden_TD, copy_TS = step.hidden[0], step.copy_scores[0]
+    source = encoded.source.rows(torch.zeros_like(words_1T[0]))
+    generator: PointerGenerator = model.generator
+    weights_TS = generator.copy_weights(hidden_TD, copy_TS, source)
+    probability_T = generator.score(hidden_TD, copy_TS, source, words_1T[0]).log_probability.exp()
+    same_TS = source.ids == words_1T[0][:, None]
+    copied_T: Tensor = (weights_TS * same_TS).sum(dim=1) / probability_T
+    return tuple(
+        ReplyWord(token, min(copied, 1.0), tuple(weights))
+        for token, copied, weights in zip(tokens, copied_T.tolist(), weights_TS[:, 1:].tolist(), strict=True)
+    )
