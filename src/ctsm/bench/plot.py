@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctsm.bench.saved import SavedReport, SavedSeries, along
-from ctsm.errors import MissingExtraError
-from ctsm.files import atomic_file
+from ctsm.figures import house_style, require_matplotlib, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +23,6 @@ STYLES = (
     {"color": "0.45", "marker": "s", "linestyle": "--"},
 )
 """Of the kinds, in their order; shades of grey, so that a print shows them too."""
-RC: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "ctsm",  # the same figure gives the same file
-    "font.family": "sans-serif",
-    "font.size": 11,
-}
 
 
 def plot_growth(report: SavedReport, folder: Path) -> dict[str, Path]:
@@ -41,11 +34,9 @@ def plot_growth(report: SavedReport, folder: Path) -> dict[str, Path]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("plot", "drawing figures") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     base: Mapping[str, int] = report.settings["base"]
     files = {}
     for axis in base:
@@ -53,11 +44,10 @@ def plot_growth(report: SavedReport, folder: Path) -> dict[str, Path]:
         if max(map(len, lines.values())) < 2:
             continue
         files[axis] = folder / f"growth-{axis}{'' if report.on_cpu else '-gpu'}.svg"
-        with mpl.rc_context(RC):
+        with house_style():
             figure = Figure(figsize=(6.4, 4.2), layout="constrained")
             _draw(figure.add_subplot(), axis, lines, base)
-            with atomic_file(files[axis], "wb") as stream:
-                figure.savefig(stream, format="svg", metadata={"Date": None})
+            save_figure(figure, files[axis])
     return files
 
 
