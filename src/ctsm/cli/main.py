@@ -25,6 +25,7 @@ VERBS = {
     "models": "list the systems with their parameters, papers and whether they were measured",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
+    "serve": "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 
