@@ -95,8 +95,12 @@ def install_handlers(app: FastAPI) -> None:
 
 def from_http(error: HTTPException) -> ApiError:
     """Translate the framework's own errors: no such path, another method, a body that cannot be read."""
-    codes = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "body_too_large"}
-    messages = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    codes = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "body_too_large"}
+    messages = {
+        400: "The body cannot be read as JSON.",
+        404: "There is nothing at this address.",
+        405: "This address does not take this method.",
+    }
     message = messages.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, message, codes.get(error.status_code), headers=error.headers)
 
