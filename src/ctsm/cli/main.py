@@ -24,6 +24,7 @@ VERBS = {
     "reproduce": "train, evaluate and tabulate every missing row of a table of the paper; run it again to go on",
     "models": "list the systems with their parameters, papers and whether they were measured",
     "explain": "show the trait and state emotions of each word of a text, and what the reply rests on, as a figure",
+    "polarity": "count the words whose trait and state polarity disagree (section 5.4), under every reading of it",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
