@@ -111,15 +111,16 @@ def _why(study: PolarityStudy) -> str:
     as_printed, with_vector, _, certain = (group[0] for group in _groups(study))
     outside, listed = as_printed.outside_words, as_printed.words - as_printed.outside_words
     sentences = [
-        f"Why they differ: {outside:,} of the {as_printed.words:,} words are outside the lexicon. With the paper's "
-        f"default, valence 0, all of these are trait-negative, whatever they mean, and "
+        f"Why they differ: {outside:,} of the {as_printed.words:,} words are outside the lexicon.",
+        "With the paper's default, valence 0, all of these are trait-negative, whatever they mean, and "
         f"{_percent(as_printed.outside_disagreeing, outside)} of them disagree (seed {as_printed.seed}); of the "
-        f"{listed:,} words of the lexicon {_percent(as_printed.disagreeing - as_printed.outside_disagreeing, listed)} do.",
-        f"A word without a vector gets a random one, and its state is a toss of a coin: of the words that have a vector "
-        f"{_percent(with_vector.disagreeing, with_vector.words)} disagree, of those that the lexicon has too "
+        f"{listed:,} words of the lexicon",
+        f"{_percent(as_printed.disagreeing - as_printed.outside_disagreeing, listed)} do.",
+        "A word without a vector gets a random one, and its state is a toss of a coin: of the words that have a vector",
+        f"{_percent(with_vector.disagreeing, with_vector.words)} disagree, of those that the lexicon has too",
         f"{_percent(certain.disagreeing, certain.words)}.",
-        "The last share is the one that speaks of emotions alone; the paper's is close to that of a coin, and its words "
-        "and vectors are not published.",
+        "The last share is the one that speaks of emotions alone; the paper's is close to that of a coin, and its",
+        "words and vectors are not published.",
         "Running tokens weigh frequent words, most of which are outside the lexicon.",
     ]
     return " ".join(sentences) + "\n"
