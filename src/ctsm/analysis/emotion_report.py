@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from ctsm.analysis.emotion_scores import (
 )
 from ctsm.analysis.page import html_page
 from ctsm.corpus.emotions import EMOTIONS
+from ctsm.errors import CtsmError
 from ctsm.evaluation.fields import Scalar, to_json
 from ctsm.evaluation.records import Interval, ResultRecord
 from ctsm.evaluation.scoring import EmotionScores
@@ -99,11 +98,11 @@ def require_report(folder: Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        NotADirectoryError: a file stands there.
+        CtsmError: a file stands there.
     """
     require_matplotlib()
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        raise CtsmError(f"{folder}: is a file, but a report needs a folder; choose another name.")
 
 
 def emotion_report(scores: EmotionScores, record: ResultRecord) -> EmotionReport:
