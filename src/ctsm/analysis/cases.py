@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +86,9 @@ class Contexts:
         """Read contexts as `ctsm generate` does.
 
         Raises:
-            CtsmError: as `read_contexts`, or an id is there twice.
+            CtsmError: as `read_contexts`.
         """
-        items = read_contexts(path)
-        name, times = Counter(item.id for item in items).most_common(1)[0]
-        if times > 1:
-            raise CtsmError(f"{path}: the id {name!r} is used twice; give every context its own id.")
-        return cls(str(path), items)
+        return cls(str(path), read_contexts(path))
 
 
 def make_cases(

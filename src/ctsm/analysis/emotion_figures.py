@@ -47,6 +47,8 @@ def confusion_figure(confusion: np.typing.NDArray[np.int64], order: Sequence[int
         bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=28, pad=0.02)
         bar.set_label("share of the label's examples (%)")
         bar.outline.set_visible(False)
+        assert bar.solids is not None
+        bar.solids.set(rasterized=False, edgecolor="face")  # shapes, not a picture in the picture
     return figure
 
 

@@ -21,7 +21,7 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
     A sampled reply depends on the seed and on its place in the file, not on how the contexts are batched.
 
     Raises:
-        CtsmError: a line is not an object with a list of texts as "context", or a context cannot be answered.
+        CtsmError: as `read_contexts`.
     """
     items = read_contexts(source)
     # Similar lengths together: less padding.
@@ -62,10 +62,15 @@ def read_contexts(source: Path) -> list[ContextItem]:
     """Read a JSONL file of contexts.
 
     Raises:
-        CtsmError: there is no context, a line is not an object with a list of texts as "context", or a context cannot
-            be answered.
+        CtsmError: there is no context, a line is not an object with a list of texts as "context", a context cannot be
+            answered, or an id is there twice.
     """
     items = list(_items(source))
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise CtsmError(f"{source}: the id {item.id!r} is used twice; give every context its own id.")
+        seen.add(item.id)
     if not items:
         raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
     return items
