@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,29 +17,11 @@ from ctsm.analysis import cases as cases_module
 from ctsm.analysis.cases import Contexts, _perceived_in_data, _perceived_in_texts, make_cases, system_names
 from ctsm.analysis.cases_pick import Choice, disagreement, pick
 from ctsm.cli.main import main
-from ctsm.config import read_config
 from ctsm.corpus.prepare import PrepareOptions, prepare
-from ctsm.corpus.prepared import PreparedData
 from ctsm.errors import CtsmError
 from ctsm.evaluation.evaluate import evaluate
 from ctsm.evaluation.replies import read_replies
-from ctsm.models.bundle import DataFacts, save_bundle
 from ctsm.serving.generate import ContextItem
-from ctsm.training.loop import build_model
-
-SMALL = ["--options.size", "16", "--options.depth", "8", "--options.filter_size", "8"]
-
-
-def save_untrained(directory: Path, prepared: Path, seed: int, model: str = "ctsm") -> Path:
-    torch.manual_seed(seed)
-    config_file = directory.parent / f"{model}.yaml"
-    config_file.write_text(f"model: {model}\n", encoding="utf-8")
-    fusion = ["--options.fusion_size", "12"] if model == "ctsm" else []
-    config = read_config(config_file, [*SMALL, *fusion, "--training.seed", str(seed)])
-    data = PreparedData(prepared)
-    progress = {"iteration": 0, "train_seconds": 0.0}
-    save_bundle(directory, build_model(config, data), config, prepared, DataFacts.of(data.manifest), progress)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +36,9 @@ def other_data(tiny_dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def runs(prepared: Path, other_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(
+    prepared: Path, other_data: Path, save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {
         "first": save_untrained(folder / "first", prepared, 1),

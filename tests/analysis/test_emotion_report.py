@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
 from ctsm.cli.main import main
-from ctsm.config import RunConfig, read_config
 from ctsm.corpus.emotions import EMOTIONS
-from ctsm.corpus.prepared import PreparedData
 from ctsm.evaluation.records import read_record
 from ctsm.evaluation.replies import read_replies
-from ctsm.models.bundle import DataFacts, save_bundle
-from ctsm.training.loop import build_model
 
 pytest.importorskip("matplotlib")
 
 FILES = ("index.html", "emotions.json", "confusion.svg", "per-emotion.svg", "calibration.svg", "accuracy.svg")
-SMALL = ["--options.size", "16", "--options.depth", "8", "--options.filter_size", "8"]
-
-
-def save_untrained(directory: Path, config: RunConfig, prepared: Path) -> Path:
-    torch.manual_seed(3)
-    data = PreparedData(prepared)
-    progress = {"iteration": 0, "train_seconds": 0.0}
-    save_bundle(directory, build_model(config, data), config, prepared, DataFacts.of(data.manifest), progress)
-    return directory
 
 
 @pytest.fixture(scope="module")
-def model(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = read_config(None, [*SMALL, "--options.fusion_size", "12"])
-    return save_untrained(tmp_path_factory.mktemp("report") / "model", config, prepared)
+def model(prepared: Path, save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_untrained(tmp_path_factory.mktemp("report") / "model", prepared)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +139,9 @@ def test_a_second_report_is_the_same(model: Path, prepared: Path, reported: Path
 
 
 def test_a_model_without_emotions_is_refused_before_it_is_scored(
-    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, save_untrained: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tmp_path / "transformer.yaml"
-    config.write_text("model: transformer\noptions: {size: 16, depth: 8, filter_size: 8}\n", encoding="utf-8")
-    plain = save_untrained(tmp_path / "plain", read_config(config, []), prepared)
+    plain = save_untrained(tmp_path / "plain", prepared, model="transformer")
     arguments = ["evaluate", str(plain), "--data", str(prepared), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--report", str(tmp_path / "report")]) == 2
     error = capsys.readouterr().err

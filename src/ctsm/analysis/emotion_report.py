@@ -14,6 +14,7 @@ from ctsm.analysis.emotion_scores import (
     Confusion,
     EmotionResult,
     Group,
+    best_first,
     by_length,
     by_turn,
     calibration,
@@ -173,6 +174,6 @@ def report_page(report: EmotionReport, figures: dict[str, Figure]) -> str:
         f"Emotions perceived by {report.model} {report.variant}".rstrip(),
         "emotion_report.html",
         report=report,
-        ranked=sorted(report.per_emotion, key=lambda one: (one.f1 is None, -(one.f1 or 0), one.emotion)),
+        ranked=best_first(report.per_emotion),
         figures={name: inline_svg(figure, labels[name], name) for name, figure in figures.items()},
     )

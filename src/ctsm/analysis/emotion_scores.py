@@ -158,6 +158,11 @@ def emotion_results(confusion: Counts) -> tuple[EmotionResult, ...]:
     )
 
 
+def best_first(results: Iterable[EmotionResult]) -> list[EmotionResult]:
+    """Return the emotions by falling F1, then by name; those without F1 last."""
+    return sorted(results, key=lambda one: (one.f1 is None, -(one.f1 or 0), one.emotion))
+
+
 def macro_f1(results: Iterable[EmotionResult]) -> float:
     """Return the mean F1 of the emotions that have examples."""
     return float(np.mean([one.f1 for one in results if one.n]))
