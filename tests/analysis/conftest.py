@@ -1,42 +1,49 @@
-"""A small untrained CTSM on the sample's first conversations: enough for everything but the sense of its replies."""
+"""Small models that nobody trained: enough to ask what an analysis does with their scores and replies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 import ctsm
-from ctsm.config import RunConfig, TrainingOptions
+from ctsm.config import read_config
 from ctsm.corpus.prepared import PreparedData
 from ctsm.models.bundle import DataFacts, save_bundle
-from ctsm.models.ctsm import CTSMOptions
-from ctsm.models.transformer import TransformerOptions
 from ctsm.serving.responder import Responder
 from ctsm.training.loop import build_model
 
-SMALL = {"size": 16, "depth": 8, "filter_size": 8}
+SMALL = ["--options.size", "16", "--options.depth", "8", "--options.filter_size", "8"]
 
 
 @pytest.fixture(scope="session")
-def save_model(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a model directory: `save_model("ctsm", without="SEE")` or `save_model("transformer")`."""
+def save_untrained() -> Callable[..., Path]:
+    """Save a model directory with the initial values of a seed."""
 
-    def save(name: str, **options: object) -> Path:
+    def save(directory: Path, prepared: Path, seed: int = 1, model: str = "ctsm", options: Sequence[str] = ()) -> Path:
+        config_file = directory.parent / f"{model}.yaml"
+        config_file.write_text(f"model: {model}\n", encoding="utf-8")
+        fusion = ["--options.fusion_size", "12"] if model == "ctsm" else []
+        config = read_config(config_file, [*SMALL, *fusion, *options, "--training.seed", str(seed)])
+        torch.manual_seed(seed)
         data = PreparedData(prepared)
-        if name == "ctsm":
-            made = CTSMOptions(**{**SMALL, "semantic_size": 4, "fusion_size": 24, **options})  # type: ignore[arg-type]
-        else:
-            made = TransformerOptions(**{**SMALL, **options})  # type: ignore[arg-type,assignment]
-        config = RunConfig(name, "", made, replace(TrainingOptions(), seed=3, tensorboard=False))
-        model = build_model(config, data)
-        folder = tmp_path_factory.mktemp(name) / "model"
-        save_bundle(
-            folder, model, config, prepared, DataFacts.of(data.manifest), {"iteration": 0, "train_seconds": 0.0}
-        )
-        return folder
+        progress = {"iteration": 0, "train_seconds": 0.0}
+        save_bundle(directory, build_model(config, data), config, prepared, DataFacts.of(data.manifest), progress)
+        return directory
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def save_model(
+    prepared: Path, save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Save a model of the tiny dataset: `save_model("ctsm", "--options.without", "SEE")`."""
+
+    def save(name: str, *options: str) -> Path:
+        return save_untrained(tmp_path_factory.mktemp(name) / "model", prepared, model=name, options=options)
 
     return save
 

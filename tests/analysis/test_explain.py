@@ -89,14 +89,14 @@ def test_standardised_inclination_is_the_distance_from_the_vocabularys_mean(
 
 
 def test_a_model_without_word_emotions_is_refused(save_model: Callable[..., Path]) -> None:
-    for folder in (save_model("transformer"), save_model("ctsm", without="SEE")):
+    for folder in (save_model("transformer"), save_model("ctsm", "--options.without", "SEE")):
         with pytest.raises(CtsmError, match="does not perceive trait and state emotions"):
             explain(ctsm.load(folder), ["hello there"])
 
 
 @pytest.mark.parametrize("pool", ["sum", "sum_gate"])
 def test_a_head_without_attention_is_explained_too(save_model: Callable[..., Path], pool: str, tmp_path: Path) -> None:
-    found = explain(ctsm.load(save_model("ctsm", emotion_pool=pool)), ["i am happy"])
+    found = explain(ctsm.load(save_model("ctsm", "--options.emotion_pool", pool)), ["i am happy"])
     assert found.rest is None
     assert {word.attention for word in found.words} == {None}
     write_explanation(found, tmp_path / "x.html")
