@@ -21,11 +21,9 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
     A sampled reply depends on the seed and on its place in the file, not on how the contexts are batched.
 
     Raises:
-        CtsmError: a line is not an object with a list of texts as "context", or a context cannot be answered.
+        CtsmError: as `read_contexts`.
     """
-    items = list(_items(source))
-    if not items:
-        raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
+    items = read_contexts(source)
     # Similar lengths together: less padding.
     order = sorted(range(len(items)), key=lambda row: sum(map(len, items[row].context)))
     replies: list[Reply | None] = [None] * len(items)
@@ -50,7 +48,7 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
 
 
 @dataclass(frozen=True)
-class _Item:
+class ContextItem:
     """One input line: the fields of a reply that are known before it is made."""
 
     id: str
@@ -60,7 +58,25 @@ class _Item:
     emotion: str | None
 
 
-def _items(source: Path) -> Iterator[_Item]:
+def read_contexts(source: Path) -> list[ContextItem]:
+    """Read a JSONL file of contexts.
+
+    Raises:
+        CtsmError: there is no context, a line is not an object with a list of texts as "context", a context cannot be
+            answered, or an id is there twice.
+    """
+    items = list(_items(source))
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise CtsmError(f"{source}: the id {item.id!r} is used twice; give every context its own id.")
+        seen.add(item.id)
+    if not items:
+        raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
+    return items
+
+
+def _items(source: Path) -> Iterator[ContextItem]:
     """Read the input lines; without an id, the line's number is it."""
     for number, (place, value) in enumerate(read_jsonl(source, "a file of contexts"), start=1):
         context = value.get("context")
@@ -73,4 +89,4 @@ def _items(source: Path) -> Iterator[_Item]:
         identity = texts["id"] or str(number)
         check_conversation(context, f"{place}: ")
         conversation = texts["conversation_id"] or identity
-        yield _Item(identity, conversation, tuple(context), texts["reference"], texts["emotion"])
+        yield ContextItem(identity, conversation, tuple(context), texts["reference"], texts["emotion"])
