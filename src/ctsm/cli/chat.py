@@ -6,6 +6,7 @@ import sys
 
 import jsonargparse
 
+from ctsm.care import NO_CARE_HELP
 from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
 
 HELP = "talk to a model in the terminal"
@@ -15,6 +16,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument("run", metavar="RUN", help='a run or model directory, or "user/name" on the Hugging Face Hub')
     add_decoding_arguments(parser)
+    parser.add_argument("--no-care", action="store_true", help=NO_CARE_HELP)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 

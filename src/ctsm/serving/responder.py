@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctsm.care import notice_for_conversation
 from ctsm.corpus.batches import Batch, Ragged, collated_extras
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferences
@@ -65,6 +66,8 @@ class Response:
         inferences: phrases inferred from the last turn, by relation.
         truncated: whether the beginning of a long context was left out.
         alternatives: further readable replies, from the second best on, where n-best decoding was asked for.
+        notice: the care notice where a turn of the speaker suggests self-harm or danger, else None. With a notice,
+            `text` is the notice, and there are no tokens and no alternatives; the emotions are given all the same.
     """
 
     text: str
@@ -75,6 +78,7 @@ class Response:
     inferences: dict[str, tuple[str, ...]]
     truncated: bool
     alternatives: tuple[str, ...] = ()
+    notice: str | None = None
 
     def top_emotions(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the most probable emotions with their probabilities."""
@@ -86,10 +90,12 @@ class Responder:
 
     Args:
         bundle: from `load_bundle`.
+        care: whether a conversation that suggests self-harm or danger gets a notice instead of a reply (docs/care.md).
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, care: bool = True) -> None:
         self.bundle = bundle
+        self.care = care
         self._device = next(bundle.model.parameters()).device
 
     @cached_property
@@ -142,19 +148,21 @@ class Responder:
         probabilities = _probabilities(encoded)
         responses = []
         for row, hypotheses in enumerate(replies):
+            notice = notice_for_conversation(conversations[row]) if self.care else None
             tokens, *others = (tuple(vocabulary.words_of(reply.words, contexts[row].oov)) for reply in hypotheses)
-            responses.append(
-                Response(
-                    text=detokenise(tokens),
-                    tokens=tokens,
-                    emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
-                    probabilities=probabilities[row],
-                    context_tokens=self._token_emotions(encoded, row, kept[row]),
-                    inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
-                    truncated=kept[row] is not contexts[row],
-                    alternatives=tuple(map(detokenise, others)),
-                )
+            response = Response(
+                text=detokenise(tokens),
+                tokens=tokens,
+                emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
+                probabilities=probabilities[row],
+                context_tokens=self._token_emotions(encoded, row, kept[row]),
+                inferences=dict(zip(RELATIONS, inferences[row], strict=True)),
+                truncated=kept[row] is not contexts[row],
+                alternatives=tuple(map(detokenise, others)),
             )
+            if notice is not None:
+                response = replace(response, text=notice, tokens=(), alternatives=(), notice=notice)
+            responses.append(response)
         return responses
 
     def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences], utterances: list[str]) -> Batch:
