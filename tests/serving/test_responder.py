@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import ctsm
 from ctsm.care import NOTICE
@@ -22,7 +23,7 @@ from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS
 from ctsm.models.base import Context
-from ctsm.serving.chat import chat
+from ctsm.serving.chat import Chat
 from ctsm.serving.responder import MAX_CONTEXT, Responder
 from ctsm.text.detokenise import detokenise
 from ctsm.text.tokenise import tokenise
@@ -201,9 +202,12 @@ def test_a_model_without_emotions_replies_all_the_same(responder: Responder, wit
 
 
 def test_a_chat_without_emotions_says_so(without_emotions: Responder) -> None:
-    out = io.StringIO()
-    chat(without_emotions, io.StringIO("A dog chased me.\n/explain\n"), out)
-    text = out.getvalue()
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    chat = Chat(without_emotions, console)
+    assert chat.take("A dog chased me.")
+    assert chat.take("/explain")
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
     assert "model>" in text
     assert "%" not in text
     assert "does not tell what it perceives" in text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import suppress
 
 import jsonargparse
 
@@ -21,9 +23,21 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def run(arguments: jsonargparse.Namespace) -> None:
-    """Chat until /quit or the end of the input."""
-    from ctsm import load
-    from ctsm.serving.chat import chat
-
+    """Chat until /quit or the end of the input: with a person at the terminal, else line by line."""
     options = decoding_options(arguments)
-    chat(load(arguments.run, arguments.device), sys.stdin, sys.stdout, options)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    from ctsm import load
+    from ctsm.serving.chat import chat_in_terminal, chat_over_pipe
+
+    responder = load(arguments.run, arguments.device, care=not arguments.no_care)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        chat_over_pipe(responder, sys.stdin, sys.stdout, sys.stderr, options)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401  (gives `input` a history and arrow keys)
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    chat_in_terminal(responder, lambda: input("you> "), console, options)
