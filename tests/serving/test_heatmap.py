@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -156,3 +157,12 @@ def test_colours_are_for_terminals_that_want_them(responder: Responder, made: Co
     text = written(made) if isinstance(stream, io.TextIOWrapper) else stream.getvalue()  # type: ignore[attr-defined]
     assert text.count("\x1b[2mzorgle") == expected
     assert bool(re.search(r"\x1b\[(\d+;)*3\dm", text)) == expected
+
+
+def test_the_page_lists_the_colours() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chat.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| (\w+) \| ([a-z]+(?:, [a-z]+)*) \|$", page, re.MULTILINE))
+    listed.pop("colour")
+    assert listed == {
+        colour.removeprefix("bright_"): ", ".join(emotions.split()) for colour, emotions in FAMILIES.items()
+    }

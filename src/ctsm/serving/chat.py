@@ -102,8 +102,8 @@ class Chat:
         if response.notice is not None:
             self.console.print(Text.assemble(("notice> ", "bold yellow"), response.text))
             self._remark("       The notice stays: /undo takes your last turn back, /reset starts anew.")
-        else:
-            self.console.print(Text.assemble(("model> ", "bold"), response.text))
+            return  # numbers would be out of place here; /explain has them
+        self.console.print(Text.assemble(("model> ", "bold"), response.text))
         for alternative in response.alternatives:
             self._remark(f"   or> {alternative}")
         if self.colouring != "off" and response.context_tokens and shows_colours(self.console):

@@ -18,12 +18,13 @@ COLOURINGS = ("valence", "state", "off")
 FAMILIES = {
     "green": "joyful excited proud content impressed grateful surprised",
     "cyan": "trusting faithful confident hopeful prepared caring anticipating",
-    "blue": "sad lonely devastated disappointed sentimental nostalgic",
+    "bright_blue": "sad lonely devastated disappointed sentimental nostalgic",
     "magenta": "afraid terrified anxious apprehensive",
     "red": "angry annoyed furious jealous disgusted",
     "yellow": "guilty ashamed embarrassed",
 }
-"""A colour for each group of emotions, as 32 cannot be told apart; the terminal's own, which fit its background."""
+"""A colour for each group of emotions, as 32 cannot be told apart; the terminal's own, which fit its background
+(but for the dark blue)."""
 
 COLOUR_OF = {emotion: colour for colour, emotions in FAMILIES.items() for emotion in emotions.split()}
 
@@ -137,7 +138,7 @@ def _inclination(token: TokenEmotions) -> str:
 def _cell(place: int, value: float, peak: float, shades: str) -> Text:
     """Return one shaded field with its number."""
     level = min(4, int(5 * value / peak)) if peak > 0 else 0
-    return Text.assemble((shades[level] * BAR, COLOUR_OF[EMOTIONS[place]]), f" {value:.0%}")
+    return Text.assemble((shades[level] * BAR, COLOUR_OF[EMOTIONS[place]]), f" {value:>4.0%}")
 
 
 def _style(token: TokenEmotions, colouring: str) -> str:
