@@ -111,8 +111,9 @@ SUICIDE: Final = (
     r"(end|ending|ended|take|taking) my (own )?life",
     r"(end|ending) it (all|tonight|today|now|for good)",
     r"(want to|wanna|<think> (of|about)) (end|ending) (everything|it<end>|things<end>)",
-    r"want it( all)? to (end|be over)(<end>| for good| forever)",
-    r"<want><very> (die|be dead|not exist|not be here|stop existing|overdose|be out of this life)",
+    r"want it (all to (end|be over)|to (end|be over) (for good|forever))",
+    r"(want to|wants to|wanted to|wanna|ready to|deserve to|need to|wish i could|rather)<very> die",
+    r"<want><very> (be dead|not exist|not be here|stop existing|overdose|be out of this life)",
     r"(hate|disgusted)<2> <my_self><4> die",
     r"(want|wants) out of (this|my) life",
     r"(just|<want>)<very>( go to)? (disappear|be gone|sleep) (forever|for good)",
@@ -145,7 +146,7 @@ SUICIDE: Final = (
     r"(<not>|no)<very> <want><very> (live|exist|be alive|be here|be in this world|wake up|go on|keep going)(<more>"
     r"|<end>| without)",
     r"(<not>|no)<very> <want><very> (exist|be alive)",
-    r"<not><very> (deserve|deserves) to (live|be alive|be here|exist)",
+    r"<not><very> (deserve|deserves) to (live|be alive|be here|exist)(<end>|<more>)",
     r"(cant|cannot|dont)<very> see <my_self> (being|living) (here|alive)",
     r"<not><very> care (if|whether) i (live|die|wake up|survive)",
     r"(nothing|<nobody>)( left)?<2> to live for",
@@ -235,7 +236,7 @@ OTHERS_AT_RISK: Final = (
 
 VIOLENCE: Final = (
     r"<person>( always| often| keeps| still| just| sometimes)? <hit> (me|us)<sport>",
-    r"(beat|beats|beating|beaten) (me up|my (mother|mom|mum|sister|brother|kids|children))",
+    r"(beat|beats|beating|beaten) (me up|my (mother|mom|mum|sister|brother|kids|children)<sport>)",
     r"(pushed|shoved|threw|throws|dragged|pushes|slammed) me<1> (down the stairs|against|to the (floor|ground)|by (my"
     r"|the) hair)",
     r"(threatened|threatens|threatening|threats|swore|said|says|told)<5> (kill|hurt|stab|shoot|murder|beat) (me|us"
