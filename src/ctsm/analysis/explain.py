@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.single import Hypothesis
 from ctsm.errors import CtsmError
 from ctsm.evaluation.fields import to_json
-from ctsm.models.base import Context
+from ctsm.models.base import Context, EmpatheticModel
 from ctsm.models.ctsm import CTSM
 from ctsm.nn.pointer import PointerGenerator
 from ctsm.serving.responder import Responder, Response, TokenEmotions
@@ -87,7 +87,7 @@ def explain(responder: Responder, turns: Sequence[str], options: DecodingOptions
         CtsmError: the model perceives no emotions word by word, or the conversation cannot be answered.
     """
     model = responder.bundle.model
-    if not isinstance(model, CTSM) or model.options.without == "SEE":
+    if not can_explain(model):
         name = " ".join(filter(None, [responder.bundle.config.model, responder.bundle.config.variant]))
         raise CtsmError(
             f"{responder.bundle.directory}: its model ({name}) does not perceive trait and state emotions word by "
@@ -105,6 +105,11 @@ def explain(responder: Responder, turns: Sequence[str], options: DecodingOptions
             reply=_trace(model, encoded, replies[0][0], response.tokens),
             rest=_rest(encoded),
         )
+
+
+def can_explain(model: EmpatheticModel) -> TypeGuard[CTSM]:
+    """Tell whether a model perceives trait and state emotions word by word."""
+    return isinstance(model, CTSM) and model.options.without != "SEE"
 
 
 def _standardised(model: CTSM, encoded: Context) -> tuple[tuple[float, ...], ...]:

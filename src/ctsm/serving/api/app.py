@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from ctsm.serving.api.chat import chat_router
 from ctsm.serving.api.emotions import emotions_router
 from ctsm.serving.api.errors import install_handlers
+from ctsm.serving.api.explain import explain_router
 from ctsm.serving.api.guard import Bodies, Keys, Watch
 from ctsm.serving.api.operations import health_router, models_router
 from ctsm.serving.api.presence import ClientGoneError, client_gone
@@ -48,8 +49,8 @@ def create_app(service: Service, keys: Sequence[str] = (), origins: Sequence[str
     )
     # Documents which routes need a key; `Keys` does the check, before a body is read.
     protected = [Depends(HTTPBearer(auto_error=False, description="An API key, if the service has any."))]
-    for router in (chat_router(service), emotions_router(service), models_router(service)):
-        app.include_router(router, dependencies=protected)
+    for router in (chat_router, emotions_router, explain_router, models_router):
+        app.include_router(router(service), dependencies=protected)
     app.include_router(health_router(service))
     install_reference(app)
     _install_page(app)

@@ -200,6 +200,54 @@ class Emotions(BaseModel):
     notice: str | None = Field(description="Where to find help, if the text suggests danger; nothing is held back.")
 
 
+class ExplainRequest(Sent):
+    """A request for what a reply rests on."""
+
+    model: str | None = Field(None, description="The id that `/v1/models` lists; may be left out.")
+    messages: list[Message] = Field(
+        min_length=1,
+        description="The conversation; the last message must be the user's. Neighbours of a role are joined.",
+    )
+
+
+class ExplainedToken(Token):
+    """A word of the conversation, with its weight in what the model perceived."""
+
+    standardised: list[float] = Field(description="The inclination, in standard deviations from the vocabulary's mean.")
+    intensity: float = Field(description="Weight by emotional intensity; 1 is the mean.")
+    attention: float | None = Field(description="Share in what the emotion head reads; null for a head without.")
+
+
+class SaidWord(BaseModel):
+    """A word of the reply and where it came from."""
+
+    token: str
+    copied: float = Field(description="Share of the word's probability that comes from copying it.")
+    weights: list[float] = Field(description="Probability of copying from each of `tokens`.")
+
+
+class ExplainedReply(BaseModel):
+    """The reply; it has no words where it is a notice."""
+
+    content: str
+    words: list[SaidWord]
+
+
+class ExplanationBody(BaseModel):
+    """The answer to a request for what a reply rests on."""
+
+    object: Literal["explanation"] = "explanation"
+    model: str
+    emotions: list[str] = Field(description="The order of the numbers in `inclination`, `standardised` and `state`.")
+    emotion: str | None
+    probabilities: dict[str, float]
+    tokens: list[ExplainedToken]
+    reply: ExplainedReply
+    inferences: dict[str, list[str]] = Field(description="From the last message, by relation.")
+    truncated: bool
+    notice: str | None = Field(description="Where to find help, if a message suggests danger; it replaces the reply.")
+
+
 class EmotionsUsage(BaseModel):
     """Words that were read."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 
 from ctsm.serving.api.bodies import Emotions, EmotionsList, EmotionsRequest, EmotionsUsage, Token, Trait
@@ -68,20 +70,21 @@ def _emotions(index: int, reading: Reading, notice: str | None) -> Emotions:
         index=index,
         emotion=reading.emotion,
         probabilities=reading.probabilities,
-        tokens=list(map(_token, reading.context_tokens)),
+        tokens=[Token(**token_facts(token)) for token in reading.context_tokens],
         truncated=reading.truncated,
         notice=notice,
     )
 
 
-def _token(token: TokenEmotions) -> Token:
+def token_facts(token: TokenEmotions) -> dict[str, Any]:
+    """Return the fields of `bodies.Token`."""
     trait = None
     if token.trait is not None:
         trait = Trait(valence=token.trait[0], arousal=token.trait[1], dominance=token.trait[2])
-    return Token(
-        token=token.token,
-        role="user" if token.role == "speaker" else "assistant",
-        trait=trait,
-        inclination=list(token.inclination),
-        state=list(token.state),
-    )
+    return {
+        "token": token.token,
+        "role": "user" if token.role == "speaker" else "assistant",
+        "trait": trait,
+        "inclination": list(token.inclination),
+        "state": list(token.state),
+    }

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ctsm.analysis.explain import can_explain
 from ctsm.care import notice_for
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.decoding.options import MAX_TOKENS
@@ -53,6 +54,7 @@ class Service:
         self.name = name or "-".join(filter(None, [bundle.config.model, bundle.config.variant]))
         self.created = int((bundle.directory / CONFIG).stat().st_mtime)
         self.emotions = list(EMOTIONS)
+        self.can_explain = can_explain(bundle.model)
         self.metrics = Metrics()
         self.engine = Engine(responder, limits.max_queue, self.metrics.rows.observe)
         self.metrics.waiting.set_function(lambda: self.engine.waiting)
