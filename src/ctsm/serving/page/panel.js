@@ -1,0 +1,150 @@
+// The panel on the right: what the model perceives in one turn, and what its reply rests on.
+
+import { byId, make, percent } from "./dom.js";
+import { familyOf, ordered } from "./emotions.js";
+import { LEAST_COPIED } from "./log.js";
+import { WordList } from "./words.js";
+
+const RELATIONS = {
+  xIntent: "You wanted",
+  xNeed: "Before, you needed",
+  xWant: "Now you want",
+  xEffect: "As an effect, you",
+  xReact: "You feel",
+};
+
+/** Shows one turn at a time; `again` is called with the turn to ask for its explanation once more. */
+export class Panel {
+  constructor(again) {
+    this.turn = null;
+    this.words = new WordList();
+    for (const id of ["order", "colouring", "earlier"]) byId(id).addEventListener("change", () => this.update());
+    byId("explain-again").addEventListener("click", () => again(this.turn));
+  }
+
+  /** Show a turn of a conversation, or what the panel is for where there is none. */
+  show(turn, conversation) {
+    this.turn = turn;
+    this.conversation = conversation;
+    this.update();
+  }
+
+  /** Show the turn as it is now. */
+  update() {
+    const { turn } = this;
+    byId("outlook").hidden = turn !== null;
+    byId("panel-turn").textContent = turn ? `in message ${this.conversation.turns.indexOf(turn) + 1}: “${shortened(turn.text)}”` : "";
+    const told = turn && !turn.isNotice;
+    const explanation = told ? turn.explanation : null;
+    this.#remark();
+    this.#distribution(told ? turn.probabilities : {});
+    byId("waiting").textContent = told && turn.explaining === "asked" ? "Asking what the reply rests on …" : "";
+    const failed = told && turn.explaining === "failed";
+    byId("explain-error").hidden = byId("explain-again").hidden = !failed;
+    byId("explain-error").textContent = failed ? `What the reply rests on is not known. ${turn.explainError.message}` : "";
+    for (const id of ["words", "copies", "inferences"]) byId(id).hidden = !explanation;
+    if (!explanation) return;
+    this.words.show(explanation, checked("colouring"), byId("earlier").checked);
+    this.#copies(explanation);
+    this.#inferences(explanation.inferences);
+  }
+
+  #remark() {
+    const { turn } = this;
+    const remark = byId("remark");
+    remark.textContent = "";
+    if (turn?.isNotice) remark.textContent = "This message was answered with a notice. Nothing is read out of it here.";
+    else if (turn?.explaining === "impossible") remark.textContent = "This model does not perceive emotions word by word.";
+    else if (turn?.truncated) remark.textContent = "The beginning of this conversation was left out: it is longer than the model reads.";
+    remark.hidden = !remark.textContent;
+  }
+
+  #distribution(probabilities) {
+    const entries = ordered(probabilities, checked("order"));
+    byId("emotions").hidden = entries.length === 0;
+    const highest = Math.max(...Object.values(probabilities), 0);
+    const best = entries.find(([, share]) => share === highest);
+    if (best) byId("headline").replaceChildren(make("b", {}, best[0]), ` is the most probable, with ${percent(best[1])}`);
+    byId("distribution").replaceChildren(...entries.map(([name, share]) => row(name, share, highest)));
+  }
+
+  #copies(explanation) {
+    const { turn } = this;
+    const rows = explanation.reply.words.filter((word) => word.copied >= LEAST_COPIED);
+    const drawn = byId("drawn");
+    drawn.hidden = turn.explainsReply || !turn.reply;
+    drawn.textContent = `Your reply was drawn. What is explained is the most probable one: “${explanation.reply.content}”`;
+    byId("no-copies").hidden = rows.length > 0;
+    byId("no-copies").textContent = `No word (each less than ${100 * LEAST_COPIED} %).`;
+    byId("copies-table").hidden = rows.length === 0;
+    const places = placesOf(explanation.tokens, this.conversation.stretchesFor(turn));
+    byId("copies-rows").replaceChildren(
+      ...rows.map((word) => {
+        const source = sourceOf(word, explanation.tokens);
+        return make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, word.token),
+          make("td", {}, percent(word.copied)),
+          make("td", {}, ...quoted(explanation.tokens, source), ` ${places[source]}`),
+        );
+      }),
+    );
+  }
+
+  #inferences(inferences) {
+    const entries = Object.entries(inferences).filter(([, phrases]) => phrases.length > 0);
+    byId("inferences").hidden = entries.length === 0;
+    byId("inference-list").replaceChildren(
+      ...entries.flatMap(([relation, phrases]) => [
+        make("dt", { title: relation }, RELATIONS[relation] ?? relation),
+        make("dd", {}, make("ul", {}, ...phrases.map((phrase) => make("li", {}, phrase)))),
+      ]),
+    );
+  }
+}
+
+function checked(name) {
+  return document.querySelector(`input[name=${name}]:checked`).value;
+}
+
+function shortened(message) {
+  return message.length > 60 ? `${message.slice(0, 57).trimEnd()} …` : message;
+}
+
+/** A row of the distribution: name, bar and number. */
+function row(name, share, highest) {
+  const bar = make("span", { class: `fill ${familyOf(name)}` });
+  bar.style.setProperty("--share", highest > 0 ? share / highest : 0);
+  return make(
+    "tr",
+    { role: "row", class: share === highest ? "highest" : null },
+    make("th", { role: "rowheader", scope: "row" }, name),
+    make("td", { role: "cell" }, make("span", { class: "track", "aria-hidden": "true" }, bar), make("span", { class: "number" }, percent(share))),
+  );
+}
+
+/** Return the place among the tokens that a word was most likely copied from. */
+function sourceOf(word, tokens) {
+  const same = tokens.map((_, place) => place).filter((place) => tokens[place].token === word.token);
+  const places = same.length > 0 ? same : tokens.map((_, place) => place);
+  return places.reduce((best, place) => (word.weights[place] > word.weights[best] ? place : best));
+}
+
+/** Return for each token where it was said: the last stretch of tokens of one role is the last of `stretches`, and so on. */
+function placesOf(tokens, stretches) {
+  let left = stretches.length - 1;
+  const places = [];
+  for (let place = tokens.length - 1; place >= 0; place -= 1) {
+    if (place < tokens.length - 1 && tokens[place].role !== tokens[place + 1].role) left -= 1;
+    const { role, number } = stretches[Math.max(0, left)];
+    places[place] = role === "user" ? `in your message ${number}` : `in the reply ${number}`;
+  }
+  return places;
+}
+
+/** Quote a token with its neighbours. */
+function quoted(tokens, place) {
+  const around = (from, to) => tokens.slice(Math.max(0, from), to).map((token) => token.token).join(" ");
+  return ["“", `${around(place - 2, place)} `, make("b", {}, tokens[place].token), ` ${around(place + 1, place + 3)}”`];
+}
