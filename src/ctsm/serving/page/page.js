@@ -181,9 +181,12 @@ function turnOf(target) {
 function listenToTurns() {
   const turns = byId("turns");
   let resting;
+  let pointed = "";
   turns.addEventListener("pointermove", (event) => {
     // A page that scrolls under a pointer that rests is no movement.
-    if (!event.movementX && !event.movementY) return;
+    const place = `${event.clientX} ${event.clientY}`;
+    if (place === pointed) return;
+    pointed = place;
     clearTimeout(resting);
     const turn = turnOf(event.target);
     if (turn && turn !== selected && event.pointerType === "mouse") resting = setTimeout(() => select(turn), REST);

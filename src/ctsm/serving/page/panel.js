@@ -13,12 +13,20 @@ const RELATIONS = {
   xReact: "You feel",
 };
 
+/** Emotions that are shown before one asks for all. */
+const FIRST = 8;
+
 /** Shows one turn at a time; `again` is called with the turn to ask for its explanation once more. */
 export class Panel {
   constructor(again) {
     this.turn = null;
+    this.showsAll = false;
     this.words = new WordList();
     for (const id of ["order", "colouring", "earlier"]) byId(id).addEventListener("change", () => this.update());
+    byId("all-emotions").addEventListener("click", () => {
+      this.showsAll = !this.showsAll;
+      this.update();
+    });
     byId("explain-again").addEventListener("click", () => again(this.turn));
   }
 
@@ -33,7 +41,7 @@ export class Panel {
   update() {
     const { turn } = this;
     byId("outlook").hidden = turn !== null;
-    byId("panel-turn").textContent = turn ? `in message ${this.conversation.turns.indexOf(turn) + 1}: “${shortened(turn.text)}”` : "";
+    byId("panel-turn").textContent = turn && !turn.isNotice ? `in message ${this.conversation.turns.indexOf(turn) + 1}: “${shortened(turn.text)}”` : "";
     const told = turn && !turn.isNotice;
     const explanation = told ? turn.explanation : null;
     this.#remark();
@@ -50,22 +58,25 @@ export class Panel {
   }
 
   #remark() {
-    const { turn } = this;
     const remark = byId("remark");
-    remark.textContent = "";
-    if (turn?.isNotice) remark.textContent = "This message was answered with a notice. Nothing is read out of it here.";
-    else if (turn?.explaining === "impossible") remark.textContent = "This model does not perceive emotions word by word.";
-    else if (turn?.truncated) remark.textContent = "The beginning of this conversation was left out: it is longer than the model reads.";
+    remark.textContent = this.turn ? remarkOn(this.turn) : "";
     remark.hidden = !remark.textContent;
   }
 
   #distribution(probabilities) {
-    const entries = ordered(probabilities, checked("order"));
+    const order = checked("order");
+    const entries = ordered(probabilities, order);
+    const shown = order === "probable" && !this.showsAll ? entries.slice(0, FIRST) : entries;
+    const button = byId("all-emotions");
+    button.hidden = order === "kind";
+    button.textContent = this.showsAll ? "Show fewer" : `Show all ${entries.length}`;
+    button.setAttribute("aria-expanded", String(this.showsAll));
     byId("emotions").hidden = entries.length === 0;
+    byId("distribution").classList.toggle("all", shown.length > FIRST);
     const highest = Math.max(...Object.values(probabilities), 0);
     const best = entries.find(([, share]) => share === highest);
     if (best) byId("headline").replaceChildren(make("b", {}, best[0]), ` is the most probable, with ${percent(best[1])}`);
-    byId("distribution").replaceChildren(...entries.map(([name, share]) => row(name, share, highest)));
+    byId("distribution").replaceChildren(...shown.map(([name, share]) => row(name, share, highest)));
   }
 
   #copies(explanation) {
@@ -104,12 +115,21 @@ export class Panel {
   }
 }
 
+function remarkOn(turn) {
+  if (turn.isNotice) return "This message was answered with a notice, so no emotions are shown for it.";
+  if (turn.phase === "waiting") return "The message is being read …";
+  if (turn.phase === "failed" && !turn.emotion) return "Nothing is known of this message, as it was not answered.";
+  if (turn.explaining === "impossible") return "This model does not perceive emotions word by word.";
+  if (turn.truncated) return "The beginning of this conversation was left out: it is longer than the model reads.";
+  return "";
+}
+
 function checked(name) {
   return document.querySelector(`input[name=${name}]:checked`).value;
 }
 
 function shortened(message) {
-  return message.length > 60 ? `${message.slice(0, 57).trimEnd()} …` : message;
+  return message.length > 60 ? `${message.slice(0, 57).replace(/\s+\S*$/, "")} …` : message;
 }
 
 /** A row of the distribution: name, bar and number. */

@@ -31,8 +31,7 @@ export class WordList {
       return changes ? [make("span", { class: "speaker" }, role === "user" ? "you" : "reply"), button] : [button];
     });
     this.list.replaceChildren(...children);
-    if (buttons[0]) buttons[0].tabIndex = 0;
-    byId("detail").textContent = "Point at a word, or go to it, for its numbers.";
+    this.#tell(buttons[shown.findIndex((token) => (token.attention ?? 0) === most)]);
     this.#legend(colouring, most > 0);
     this.#table(shown, emotions);
   }
@@ -100,17 +99,22 @@ export class WordList {
     byId("word-table-head").replaceChildren(make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head))));
     byId("word-table").replaceChildren(
       ...tokens.map((token) => {
-        const trait = token.trait ? ["valence", "arousal", "dominance"].map((name) => token.trait[name].toFixed(2)) : [OUTSIDE, "–", "–"];
+        const trait = ["valence", "arousal", "dominance"].map((name) => token.trait?.[name].toFixed(2));
         const [state] = largest(token.state, 1);
         const [inclined] = largest(token.standardised, 1);
         const cells = [
-          ...trait,
           `${emotions[state]} ${percent(token.state[state])}`,
           `${emotions[inclined]} ${token.inclination[inclined].toFixed(2)}`,
           token.attention === null ? "–" : percent(token.attention),
           token.intensity.toFixed(2),
         ];
-        return make("tr", {}, make("th", { scope: "row" }, token.token), ...cells.map((cell) => make("td", {}, cell)));
+        return make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, token.token),
+          ...(token.trait ? trait.map((cell) => make("td", {}, cell)) : [make("td", { colspan: "3" }, OUTSIDE)]),
+          ...cells.map((cell) => make("td", {}, cell)),
+        );
       }),
     );
   }
