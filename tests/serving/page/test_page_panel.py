@@ -258,7 +258,7 @@ TAGS = [
 FRAMES = [
     "{}", '">{}', "'>{}", "</p>{}", "</script>{}", "<!-- --!>{}", "]]>{}", "</title></textarea>{}", "\u202e{}",
     "`${{{}}}`", "&lt;b&gt;{}", "<b>{}</b>", "\\u003c{}", "data: {}\n\ndata: [DONE]\n\n{}", "{}{}",
-    "<template>{}</template>", "<math><mtext>{}", "\ufeff{}", "<noscript>{}</noscript>", "a\tb {} c",
+    "<template>{}</template>", "<math><mtext>{}", "a\ufeff{}", "<noscript>{}</noscript>", "a\tb {} c",
 ]  # fmt: skip
 HOSTILE = [frame.replace("{}", tag).replace("{{", "{").replace("}}", "}") for frame, tag in product(FRAMES, TAGS)]
 
@@ -294,7 +294,12 @@ def test_two_hundred_hostile_texts_are_shown_as_text(opened: Open) -> None:
             if (url.pathname === "/v1/explain") return Response.json(explanations[place]);
             return new Response(streams[place]);
         };
-        const wait = async (done) => { while (!done()) await new Promise((resolve) => setTimeout(resolve, 1)); };
+        const wait = async (done) => {
+            for (let tries = 0; !done(); tries += 1) {
+                if (tries > 2000) throw new Error(`no reply to ${texts[place]}`);
+                await new Promise((resolve) => setTimeout(resolve, 1));
+            }
+        };
         for (; place < texts.length; place += 1) {
             document.querySelector("#message").value = texts[place];
             document.querySelector("#composer").requestSubmit();
@@ -316,4 +321,4 @@ def test_two_hundred_hostile_texts_are_shown_as_text(opened: Open) -> None:
             assert page.locator("#word-list .token").text_content() == HOSTILE[number]
         assert page.evaluate("window.executed") is None
         assert page.url == f"{one.url}/"
-    assert seen == [[text.strip().strip("\ufeff"), text] for text in HOSTILE]
+    assert seen == [[text] * 2 for text in HOSTILE]
