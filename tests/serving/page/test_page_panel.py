@@ -104,7 +104,7 @@ def test_copied_words_are_marked_with_their_share_and_place(opened: Open) -> Non
             places = [place for place, token in enumerate(tokens) if token == word["token"]]
             best = max(places, key=word["weights"].__getitem__)
             around = " ".join(tokens[max(0, best - 2) : best + 3])
-            assert row.locator("td").nth(1).inner_text() == f"“{around}” in your message 1".replace("“ ", "“")
+            assert row.locator("td").nth(1).inner_text() == f"“{around}” in your message 1"
         assert any(explanation["inferences"].values()), "the sample infers something of a party"
         for relation, phrases in explanation["inferences"].items():
             shown = one.page.locator(f"#inference-list dt[title={relation}] + dd li").all_text_contents()
@@ -133,7 +133,15 @@ def test_a_drawn_reply_is_not_marked_as_the_most_probable_one(opened: Open) -> N
         one.page.locator("#temperature").fill("2")
         one.page.locator("#top-p").fill("1")
         one.page.get_by_role("button", name="Close").click()
+        sent = list[Any]()
+
+        def with_seed(route: Any) -> None:
+            sent.append(route.request.post_data_json)
+            route.continue_(post_data=json.dumps({**sent[0], "seed": 1}))  # so that the test is the same each time
+
+        one.page.route("**/v1/chat/completions", with_seed)
         turn = one.say(TEXT)
+        assert (sent[0]["temperature"], sent[0]["top_p"]) == (2, 1)
         one.explained()
         probable = explanation_of(one)["reply"]["content"]
         assert turn.locator(".answer .text").text_content() != probable

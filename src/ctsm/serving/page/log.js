@@ -41,7 +41,7 @@ export class TurnView {
       this.answer.append(make("p", { class: "notice-title" }, "Please read this"), text(turn.reply || turn.notice || ""));
     } else if (turn.reply) {
       this.answer.append(unseenReply(), this.#reply());
-    } else if (turn.phase !== "failed") {
+    } else if (turn.phase === "waiting" || turn.phase === "streaming") {
       this.answer.append(make("p", { class: "thinking" }, unseen("The reply is being made.")));
     }
     const remark = remarkOn(turn);
@@ -99,6 +99,7 @@ const unseenReply = () => make("p", { class: "unseen" }, "Reply:");
 
 function remarkOn(turn) {
   if (turn.phase !== "done") return null;
+  if (!turn.reply) return "The model said nothing.";
   if (turn.finish === "length") return "Cut at the limit of words.";
   if (turn.finish === "stopped") return "Stopped.";
   return null;

@@ -227,7 +227,10 @@ function openPanel(turn) {
 }
 
 function showSheet(open) {
-  byId("panel").classList.toggle("open", open);
+  const sheet = byId("panel");
+  sheet.classList.toggle("open", open);
+  if (open) sheet.setAttribute("role", "dialog");
+  else sheet.removeAttribute("role");
   byId("backdrop").hidden = !open;
   byId("chat").inert = byId("bar").inert = open;
 }

@@ -165,6 +165,8 @@ function placesOf(tokens, stretches) {
 
 /** Quote a token with its neighbours. */
 function quoted(tokens, place) {
-  const around = (from, to) => tokens.slice(Math.max(0, from), to).map((token) => token.token).join(" ");
-  return ["“", `${around(place - 2, place)} `, make("b", {}, tokens[place].token), ` ${around(place + 1, place + 3)}”`];
+  const words = (from, to) => tokens.slice(Math.max(0, from), to).map((token) => token.token);
+  const before = words(place - 2, place).map((word) => `${word} `);
+  const after = words(place + 1, place + 3).map((word) => ` ${word}`);
+  return ["“", ...before, make("b", {}, tokens[place].token), ...after, "”"];
 }

@@ -90,7 +90,7 @@ export class WordList {
         {},
         ...[...keys, ["outside", OUTSIDE]].map(([tint, name]) => make("li", {}, make("span", { class: `swatch ${tint}` }), name)),
       ),
-      make("p", {}, `${texts[colouring]} ${hasAttention ? "The line below: its weight (attention) in the reading." : "This model weighs the words without attention."}`),
+      make("p", {}, `${texts[colouring]} ${hasAttention ? "The line below: its weight (attention), beside that of the heaviest word here." : "This model weighs the words without attention."}`),
     );
   }
 
@@ -131,7 +131,7 @@ function describe(token, emotions) {
       ? `Trait: valence ${trait.valence.toFixed(2)}, arousal ${trait.arousal.toFixed(2)}, dominance ${trait.dominance.toFixed(2)}`
       : `Trait: ${OUTSIDE}`,
     `State: ${states.join(", ")}`,
-    `Inclination: ${emotions[inclined]}, cosine ${inclination[inclined].toFixed(2)} (${standardised[inclined].toFixed(1)} deviations above the mean)`,
+    `Inclination: ${emotions[inclined]}, cosine ${inclination[inclined].toFixed(2)} (${standardised[inclined].toFixed(1)} sd above the mean)`,
     `Weight: ${weight}intensity ${token.intensity.toFixed(2)}`,
   ];
 }
