@@ -7,7 +7,7 @@ import { TurnView } from "./log.js";
 import { Panel } from "./panel.js";
 
 const EXAMPLES = [
-  "I baked bread for the first time and now the whole house smells wonderful!",
+  "Our neighbours surprised me with a cake after my long week at work.",
   "My sister moved abroad last week, and her empty room makes me sad.",
   "Somebody followed me home last night. I was so scared that I could not sleep.",
 ];
