@@ -18,6 +18,7 @@ BATCH = 32
 def generate_file(responder: Responder, source: Path, out: Path, options: DecodingOptions) -> int:
     """Reply to every context of a JSONL file and write a replies file in the same order; returns their number.
 
+    Where a context gets the care notice, the reply is that, without tokens, and `notice` beside it is not null.
     A sampled reply depends on the seed and on its place in the file, not on how the contexts are batched.
 
     Raises:
@@ -26,13 +27,13 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
     items = read_contexts(source)
     # Similar lengths together: less padding.
     order = sorted(range(len(items)), key=lambda row: sum(map(len, items[row].context)))
-    replies: list[Reply | None] = [None] * len(items)
+    replies: list[GeneratedReply | None] = [None] * len(items)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         responses = responder.respond_batch([items[row].context for row in rows], options, seeds=rows)
         for row, response in zip(rows, responses, strict=True):
             item = items[row]
-            replies[row] = Reply(
+            replies[row] = GeneratedReply(
                 id=item.id,
                 conversation_id=item.conversation_id,
                 context=item.context,
@@ -42,9 +43,17 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
                 emotion=item.emotion,
                 predicted=response.emotion,
                 system=responder.bundle.config.model,
+                notice=response.notice,
             )
     write_replies(out, (reply for reply in replies if reply is not None))
     return len(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedReply(Reply):
+    """A line of the file: a reply, and the care notice where that was given instead of one (docs/care.md)."""
+
+    notice: str | None
 
 
 @dataclass(frozen=True)
