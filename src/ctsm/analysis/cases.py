@@ -168,7 +168,9 @@ def _load(runs: Sequence[Path], device: str) -> dict[str, Responder]:
         (place, bundle.config.model, bundle.config.variant, bundle.config.training.seed)
         for place, bundle in zip(places, bundles, strict=True)
     ]
-    return dict(zip(system_names(facts), map(Responder, bundles), strict=True))
+    # What a system says is shown as it is: the care notice is for those who talk to it.
+    responders = [Responder(bundle, care=False) for bundle in bundles]
+    return dict(zip(system_names(facts), responders, strict=True))
 
 
 def _perceived(
