@@ -25,6 +25,7 @@ VERBS = {
     "models": "list the systems with their parameters, papers and whether they were measured",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
+    "judge": "let people compare two systems' replies: make a study, serve it, give out links",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 
