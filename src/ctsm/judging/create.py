@@ -47,7 +47,7 @@ def create_study(place: str, pairs: Sequence[str], options: DesignOptions) -> tu
     catch = sum(trial.catch for trial in own)
     notes = [
         f"{len(study.annotators)} annotators, each with {len(own)} comparisons: "
-        f"{len(study.items)} items x {len(read)} pairs and {catch} catch trials"
+        f"{len(study.items)} items, pairs: {len(read)}, catch trials: {catch}"
     ]
     notes += [
         f"{pair.pair.name}: {pair.pair.a} against {pair.pair.b}; "
