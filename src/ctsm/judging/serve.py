@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.judging.store import Store
@@ -31,8 +33,7 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
         from ctsm.judging.server import create_app
     except ImportError:
         raise MissingExtraError("judge", "serving a study") from None
-    store = Store.open(study)
-    with _listen(host, port) as listener:
+    with closing(Store.open(study)) as store, _listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         # No access log: it would hold the tokens of the links.
         config = uvicorn.Config(
@@ -52,8 +53,6 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("Stopped.")
-        finally:
-            store.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -62,7 +61,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", error)
         raise CtsmError(f"{host}, port {port}: cannot listen there ({reason}); choose --host and --port.") from None
 
 

@@ -108,13 +108,13 @@ class Application:
     async def answer(self, request: Request) -> Response:
         """Store the answers to a trial; 200 only after the commit, 409 with the stored state if they do not fit it."""
         annotator = await self._annotator(_bearer(request))
-        body = await _body(request, AnswerBody)
+        body = await read_body(request, AnswerBody)
         return await self._change(annotator, desk.answer, body.trial, body.revision, body.answers)
 
     async def withdraw(self, request: Request) -> Response:
         """Take the last trial's answers back; replies as `answer`."""
         annotator = await self._annotator(_bearer(request))
-        body = await _body(request, WithdrawBody)
+        body = await read_body(request, WithdrawBody)
         return await self._change(annotator, Store.withdraw, body.trial, body.revision)
 
     async def admin_state(self, request: Request) -> Response:
@@ -220,7 +220,7 @@ def _is_local(request: Request) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-async def _body(request: Request, model: type[Body]) -> Body:
+async def read_body(request: Request, model: type[Body]) -> Body:
     """Read a small body."""
     body = bytearray()
     try:
