@@ -159,6 +159,23 @@ def test_an_open_question_is_asked_for(make: Make, opened: Callable[..., Any]) -
         assert made.store.judgements() == []
 
 
+def test_keys_change_earlier_answers_one_after_the_other(make: Make, opened: Callable[..., Any]) -> None:
+    made = make(items=4, annotators=1)
+    trial = made.store.sequence("1")[0]
+    with opened(made) as page:
+        begin(page)
+        for key in ("2", "2", "2", "Enter"):
+            page.keyboard.press(key)
+        saved(page, 1)
+        page.keyboard.press("u")
+        saved(page, 0)
+        for key in ("1", "2", "3", "1", "Enter"):  # the fourth is one too many and changes nothing
+            page.keyboard.press(key)
+        saved(page, 1)
+    left, right = ("win", "lose") if trial.left == "a" else ("lose", "win")
+    assert verdicts(made) == [(trial.id, left), (trial.id, "tie"), (trial.id, right)]
+
+
 def test_keys_can_be_turned_off(make: Make, opened: Callable[..., Any]) -> None:
     made = make(items=4, annotators=1, aspects=("fluency",))
     with opened(made) as page:

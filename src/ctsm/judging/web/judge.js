@@ -256,10 +256,13 @@ async function refresh() {
 
 // Keys and clicks
 
-// Mark the question that the keys answer: the one that has the focus, else the first open one.
+// Mark the question that the keys answer: the one that has the focus, else the first open one, else the first; none
+// once everything is answered and only saving is left, so that one key too many changes nothing.
 function mark() {
   const all = groups();
-  const current = all.find((group) => group.contains(document.activeElement)) ?? all.find((group) => !chosen(group));
+  const focused = document.activeElement;
+  const first = all.find((group) => !chosen(group)) ?? (focused === byId("save") ? undefined : all[0]);
+  const current = all.find((group) => group.contains(focused)) ?? first;
   for (const group of all) group.classList.toggle("marked", group === current);
   return current;
 }
@@ -267,11 +270,11 @@ function mark() {
 function choose(choice) {
   const group = mark();
   if (!group || busy) return;
-  const input = group.querySelector(`input[value="${choice}"]`);
-  input.checked = true;
+  const changed = chosen(group);
+  group.querySelector(`input[value="${choice}"]`).checked = true;
   clearTrouble();
-  const next = groups().find((other) => !chosen(other));
-  (next ? next.querySelector("input") : byId("save")).focus();
+  const next = groups().find((other) => !chosen(other)) ?? (changed && group.nextElementSibling);
+  (next ? (chosen(next) ?? next.querySelector("input")) : byId("save")).focus();
   mark();
 }
 
