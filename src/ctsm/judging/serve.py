@@ -45,11 +45,11 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
             lifespan="off",
             timeout_graceful_shutdown=5,
         )
-        say(f"Serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops; what is saved stays).")
-        if not _is_loopback(host):
-            text = "warning: links cross the network unencrypted; put a proxy with HTTPS before this server."
-            print(text, file=sys.stderr)
         try:
+            say(f"Serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops; what is saved stays).")
+            if not _is_loopback(host):
+                text = "warning: links cross the network unencrypted; put a proxy with HTTPS before this server."
+                print(text, file=sys.stderr)
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             say("Stopped.")
