@@ -33,7 +33,7 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
         from ctsm.judging.server import create_app
     except ImportError:
         raise MissingExtraError("judge", "serving a study") from None
-    with closing(Store.open(study)) as store, _listen(host, port) as listener:
+    with closing(Store.open(study)) as store, listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         # No access log: it would hold the tokens of the links.
         config = uvicorn.Config(
@@ -55,15 +55,23 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
             say("Stopped.")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything else, so that a taken one is told in a sentence."""
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address, before anything else is done, so that a taken one is told in a sentence.
+
+    Raises:
+        CtsmError: it is taken, or not one of this machine.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None) or 0
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", error)
         raise CtsmError(f"{host}, port {port}: cannot listen there ({reason}); choose --host and --port.") from None
+    # Else the body of a response waits some 40 ms for the receipt of its head; asyncio sees to this only on sockets of
+    # its own making.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _is_loopback(host: str) -> bool:

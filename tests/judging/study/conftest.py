@@ -22,6 +22,7 @@ import uvicorn
 
 from ctsm.judging.create import create_study, read_guidelines
 from ctsm.judging.design import DesignOptions
+from ctsm.judging.serve import listen
 from ctsm.judging.server import create_app
 from ctsm.judging.store import Store
 from ctsm.judging.study import ASPECTS
@@ -117,7 +118,7 @@ def make(tmp_path: Path, replies: Callable[..., Path]) -> Iterator[Callable[...,
 @contextmanager
 def _serving(store: Store) -> Iterator[str]:
     """Serve a study from a thread and yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         config = uvicorn.Config(create_app(store), access_log=False, log_level="error", lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -49,14 +49,16 @@ def wish(annotator: str, text: str, aspect: str) -> str:
     return WISHES[(day * 7 + int(annotator) * 5 + [*ASPECTS].index(aspect) * (1 + day % 2)) % 3]
 
 
-def side_of(page: Any, annotator: str, aspect: str) -> str:
-    """Where the reply stands that the annotator prefers; in a catch trial that is the reference."""
-    texts = {side: page.locator(f"#{side}").inner_text() for side in ("left", "right")}
-    for side, text in texts.items():
-        if text.startswith("Tell me more"):
-            return side
-    wanted = wish(annotator, texts["left"], aspect)
-    return next((side for side, text in texts.items() if text.startswith(f"{wanted}-word")), "tie")
+def sides(page: Any, annotator: str) -> dict[str, str]:
+    """Where the reply stands that the annotator prefers, by aspect; in a catch trial that is the reference."""
+    texts = page.evaluate(
+        "({left: document.querySelector('#left').innerText, right: document.querySelector('#right').innerText})"
+    )
+    found = {}
+    for aspect in ASPECTS:
+        start = "Tell me more" if "Tell me more" in str(texts) else f"{wish(annotator, texts['left'], aspect)}-word"
+        found[aspect] = next((side for side, text in texts.items() if text.startswith(start)), "tie")
+    return found
 
 
 def saved(page: Any, count: int) -> None:
@@ -65,21 +67,21 @@ def saved(page: Any, count: int) -> None:
 
 
 def by_keys(page: Any, annotator: str) -> None:
-    for aspect in ASPECTS:
-        page.keyboard.press(KEYS[side_of(page, annotator, aspect)])
+    for side in sides(page, annotator).values():
+        page.keyboard.press(KEYS[side])
     page.keyboard.press("Enter")
 
 
 def by_mouse(page: Any, annotator: str) -> None:
-    for aspect in ASPECTS:
+    for aspect, side in sides(page, annotator).items():
         group = page.get_by_role("radiogroup", name=re.compile(aspect, re.IGNORECASE))
-        group.get_by_role("radio", name=re.compile(side_of(page, annotator, aspect), re.IGNORECASE)).click()
+        group.get_by_role("radio", name=re.compile(side, re.IGNORECASE)).click()
     page.get_by_role("button", name="Save and go on").click()
 
 
 def by_touch(page: Any, annotator: str) -> None:
-    for aspect in ASPECTS:
-        page.locator(f"[data-aspect={aspect}] [value={side_of(page, annotator, aspect)}]").tap()
+    for aspect, side in sides(page, annotator).items():
+        page.locator(f"[data-aspect={aspect}] [value={side}]").tap()
     page.locator("#save").tap()
 
 
