@@ -155,7 +155,7 @@ def set_write_ahead_log(path: Path) -> None:
 def _postgresql(study: str) -> sa.Engine:
     try:
         url = sa.make_url(study)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise CtsmError("STUDY: not a database URL; write postgresql://USER@HOST/DATABASE.") from None
     if url.drivername not in ("postgresql", "postgres"):
         raise CtsmError(

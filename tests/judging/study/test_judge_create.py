@@ -206,6 +206,7 @@ def test_what_is_no_study_is_not_opened(
         (other, "cannot be read as a study (no such column: meta.schema)"),
         (tmp_path / "missing.db", "no such file (a study); make it with `ctsm judge create`"),
         (tmp_path, "no such file (a study)"),
+        ("postgresql://u:secret@localhost:port/x", "not a database URL; write postgresql://USER@HOST/DATABASE"),
         ("mysql://root:secret@localhost/x", "studies are kept in a SQLite file"),
         ("postgresql://u:secret@127.0.0.1:1/x", "check that the server runs and takes this user"),
     ):
