@@ -23,9 +23,9 @@ HOW_TO_READ = (
     "Win, Tie, Lose: share of all judgements in which A was preferred, neither was, or B was, in percent; catch trials "
     "are not among them. The larger of Win and Lose is bold.",
     "κ: Fleiss' kappa over the items that every annotator judged, with the reading of Landis and Koch. Alpha: "
-    "Krippendorff's alpha (nominal), which allows missing judgements. Raw: share of agreeing pairs of annotators. Alpha "
-    "and Raw stand on the items with at least two judgements.",
-    "Items W/T/L: items won, tied and lost by the verdict of more than half of their annotators; tied where there is "
+    "Krippendorff's alpha (nominal), which allows missing judgements. Raw: share of agreeing pairs of annotators. "
+    "Alpha and Raw stand on the items with at least two judgements.",
+    "W/T/L: items won, tied and lost by the verdict of more than half of their annotators; tied where there is "
     "none. p: two-sided exact sign test of the items won against those lost; 1 where every item is tied. p (Holm): "
     "corrected for all tests of the table.",
     "95 %: percentile bootstrap of Win minus Lose over items ({resamples:,} sets, seed {random_seed}). It tells what "
@@ -65,8 +65,8 @@ def grids(results: Results) -> list[Grid]:
     return [
         Grid("Win, Tie and Lose (%)", (*names, "Win", "Tie", "Lose", "κ", "n"), _lines(results, _shares)),
         Grid(
-            "Win minus Lose, and who won the items",
-            (*names, "Win-Lose", "95 %", "Items W/T/L", "p", "p (Holm)"),
+            "Win minus Lose, and items won, tied and lost",
+            (*names, "Win-Lose", "95 %", "W/T/L", "p", "p (Holm)"),
             _lines(results, _tests),
         ),
         Grid(
@@ -205,7 +205,7 @@ def _agreement(row: Row) -> list[Cell]:
 
 
 def _interval(interval: Interval | None) -> str:
-    return NONE if interval is None else f"[{number(interval.low, 1, True)}, {number(interval.high, 1, True)}]"
+    return NONE if interval is None else f"{number(interval.low, 1)}, {number(interval.high, 1)}"
 
 
 def _p(value: float) -> str:
