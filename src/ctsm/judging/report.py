@@ -105,7 +105,7 @@ def make_report(
     )
 
 
-def require_closed(closed: bool, while_open: bool, place: str) -> None:
+def require_closed(closed: bool, while_open: bool) -> None:
     """Refuse to show verdicts of a study in which people still judge, unless that is asked for.
 
     Raises:
@@ -113,8 +113,8 @@ def require_closed(closed: bool, while_open: bool, place: str) -> None:
     """
     if not closed and not while_open:
         raise CtsmError(
-            f"{place}: the study is still open, and who sees results before its end can end it when they please; close "
-            "it first, or ask for interim results with --while-open."
+            "this study is still open, and who sees results before its end can end it when they please; close it first, "
+            "or ask for interim results with --while-open."
         )
 
 
