@@ -22,9 +22,9 @@ MINUS = re.compile(r"^-(?=\d)")
 HOW_TO_READ = (
     "Win, Tie, Lose: share of all judgements in which A was preferred, neither was, or B was, in percent; catch trials "
     "are not among them. The larger of Win and Lose is bold.",
-    "κ: Fleiss' kappa over the items that every annotator judged, with the reading of Landis and Koch. Alpha: "
-    "Krippendorff's alpha (nominal), which allows missing judgements. Raw: share of agreeing pairs of annotators. "
-    "Alpha and Raw stand on the items with at least two judgements.",
+    "κ: Fleiss' kappa over the items that every annotator judged, with the reading of Landis and Koch; Missing: the "
+    "other items. Alpha: Krippendorff's alpha (nominal), which allows missing judgements. Raw: share of agreeing pairs "
+    "of annotators. Alpha and Raw stand on the items with at least two judgements.",
     "W/T/L: items won, tied and lost by the verdict of more than half of their annotators; tied where there is "
     "none. p: two-sided exact sign test of the items won against those lost; 1 where every item is tied. p (Holm): "
     "corrected for all tests of the table.",
@@ -71,7 +71,7 @@ def grids(results: Results) -> list[Grid]:
         ),
         Grid(
             "Agreement",
-            (*names, "κ", "Reading", "Items", "Left out", "Alpha", "Raw (%)"),
+            (*names, "κ", "Reading", "Items", "Missing", "Alpha", "Raw %"),
             _lines(results, _agreement),
         ),
     ]
@@ -129,7 +129,8 @@ def terminal_tables(report: Report) -> list[Table]:
 
 def markdown(report: Report) -> str:
     """Return the report as a Markdown page."""
-    parts = ["# Human A/B study", "\n".join(f"- {note}" for note in notes(report)), "## All annotators"]
+    listed = "\n".join(f"- {' '.join(note.split())}" for note in notes(report)).replace("<", "&lt;")
+    parts = ["# Human A/B study", listed, "## All annotators"]
     parts += [_markdown_grid(grid) for grid in grids(report.everyone)]
     if report.without_failing:
         parts.append(f"## Without {_listed(report.failing)}, who failed the catch trials")
