@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ctsm.errors import CtsmError
+from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.judging import results_verbs
+from ctsm.judging.agreement import Agreement
+from ctsm.judging.exports import HEADER
 from ctsm.judging.report import Report, make_report, read_report, write_report
 from ctsm.judging.report_tables import HOW_TO_READ, latex, latex_escaped, markdown, notes, number, terminal_tables
+from ctsm.judging.results import Annotator, Results, Row
 from ctsm.judging.study import Judgement, Pair, Study
 from ctsm.parser import Parser
 
@@ -284,6 +287,21 @@ def test_an_open_study_shows_nothing_unless_told_to(
     run(verb, "study.db", "-o", str(out), "--while-open", *rest)
     assert out.exists()
     assert ("interim results" in capsys.readouterr().out) == (verb == "report")
+
+
+def test_the_documentation_names_every_field_and_column() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judging-report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)`", page))
+    for cls in (Report, Results, Row, Annotator, Agreement, Pair):
+        assert {field.name for field in fields(cls)} <= named
+    assert set(HEADER) <= named
+
+
+@pytest.mark.parametrize("library", ["statsmodels.stats.inter_rater", "krippendorff"])
+def test_a_missing_library_is_named(built: Built, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=r"ctsm\[judge\]"):
+        make_report(*built, closed=True, resamples=10)
 
 
 def test_how_to_read_names_the_resampling(report: Report) -> None:
