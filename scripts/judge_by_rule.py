@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 
 from ctsm.judging.store import Store
-
 from ctsm.judging.study import Trial, Verdict
 from ctsm.text.tokenise import tokenise
 

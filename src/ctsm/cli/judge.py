@@ -6,9 +6,17 @@ from pathlib import Path
 
 import jsonargparse
 
+from ctsm.judging.results_verbs import (
+    EXPORT_HELP,
+    REPORT_HELP,
+    add_export_arguments,
+    add_report_arguments,
+    run_export,
+    run_report,
+)
 from ctsm.judging.study import ASPECTS
 
-HELP = "let people compare two systems' replies: make a study, serve it, give out links"
+HELP = "let people compare two systems' replies: make a study, serve it, report what they said"
 
 CREATE = "make a study from replies files and print a personal link for each annotator"
 SERVE = "serve a study's pages until interrupted"
@@ -18,11 +26,13 @@ STUDY_HELP = "a SQLite file, or a postgresql:// URL"
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the verbs and their options."""
-    verbs = parser.add_subcommands(dest="what", metavar="{create,serve,links}")
+    verbs = parser.add_subcommands(dest="what", metavar="{create,serve,links,report,export}")
     for name, text, declare in (
         ("create", CREATE, _add_create),
         ("serve", SERVE, _add_serve),
         ("links", LINKS, _add_links),
+        ("report", REPORT_HELP, add_report_arguments),
+        ("export", EXPORT_HELP, add_export_arguments),
     ):
         verb = type(parser)(description=text)
         verb.add_argument("study", metavar="STUDY", help=STUDY_HELP)
@@ -66,7 +76,8 @@ def _add_links_output(verb: jsonargparse.ArgumentParser) -> None:
 def run(arguments: jsonargparse.Namespace) -> None:
     """Do what the verb says."""
     given = arguments[arguments.what]
-    {"create": _create, "serve": _serve, "links": _links}[arguments.what](given)
+    verbs = {"create": _create, "serve": _serve, "links": _links, "report": run_report, "export": run_export}
+    verbs[arguments.what](given)
 
 
 def _create(given: jsonargparse.Namespace) -> None:

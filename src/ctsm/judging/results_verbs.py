@@ -17,16 +17,14 @@ OPEN_HELP = "do not insist that the study is closed: interim results"
 
 
 def add_report_arguments(parser: jsonargparse.ArgumentParser) -> None:
-    """Declare the options of `report`."""
-    parser.add_argument("study", metavar="STUDY", help="the study's file or database URL")
+    """Declare the options of `report`, beside the study."""
     text = "also write report.md, table.tex and report.json there"
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--while-open", action="store_true", help=OPEN_HELP)
 
 
 def add_export_arguments(parser: jsonargparse.ArgumentParser) -> None:
-    """Declare the options of `export`."""
-    parser.add_argument("study", metavar="STUDY", help="the study's file or database URL")
+    """Declare the options of `export`, beside the study."""
     parser.add_argument("--format", choices=list(FORMATS), required=True, help="of what is written")
     text = "the file to write; for potato the folder of the project"
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=text)

@@ -275,31 +275,34 @@ def test_the_admins_page_is_for_this_machine(address: str, headers: dict[str, st
 
 
 def test_the_admin_sees_progress_and_agreement_and_no_winner(make: Make) -> None:
-    """Three annotators: on the first item all agree in empathy, two in relevance, none in fluency."""
+    """Three annotators in three aspects; kappa by Fleiss' formula, written out."""
     made = make(items=4, annotators=3)
-    item = made.store.study().items[0]
-    verdicts = {
-        "1": {"empathy": "win", "relevance": "win", "fluency": "win"},
-        "2": {"empathy": "win", "relevance": "win", "fluency": "tie"},
-        "3": {"empathy": "win", "relevance": "lose", "fluency": "lose"},
+    places = {item: place for place, item in enumerate(made.store.study().items)}
+    table = {  # aspect -> item -> verdicts of the three annotators
+        "empathy": ["WWW", "LLL", "WWL", "TTT"],
+        "relevance": ["WTL", "WTL", "WTL", "WTL"],
+        "fluency": ["WWW", "WWW", "WWW", "WWW"],
     }
-    for annotator, own in verdicts.items():
+    words = {"W": "win", "T": "tie", "L": "lose"}
+    for annotator in "123":
         for trial in made.store.sequence(annotator):
+            place = places.get(trial.item, 0)
+            own = {aspect: words[rows[place][int(annotator) - 1]] for aspect, rows in table.items()}
             made.store.answer(annotator, trial.id, 0, own)
-            if trial.item == item and not trial.catch:
-                break
     with client(made.store) as web:
         shown = web.get("/api/admin", headers=bearer(made.tokens["admin"])).json()
-    items = [
-        {trial.item for trial in made.store.sequence(name)[: progress["done"]] if not trial.catch}
-        for name, progress in zip("123", shown["annotators"], strict=True)
-    ]
-    together = [len(items[one] & items[two]) for one, two in ((0, 1), (0, 2), (1, 2))]
-    assert shown["agreement"] == [
-        {"aspect": "empathy", "same": sum(together), "compared": sum(together)},
-        {"aspect": "relevance", "same": together[0], "compared": sum(together)},
-        {"aspect": "fluency", "same": 0, "compared": sum(together)},
-    ]
+    # Empathy: pairs that agree are 3, 3, 1, 3 of 3; shares of the verdicts are 5/12, 3/12, 4/12.
+    raw, chance = (1 + 1 + 1 / 3 + 1) / 4, (25 + 9 + 16) / 144
+    # Relevance: nobody agrees, and every verdict has a third.
+    expected = {"empathy": (raw, (raw - chance) / (1 - chance)), "relevance": (0.0, (0 - 1 / 3) / (1 - 1 / 3))}
+    for row in shown["agreement"]:
+        assert row["complete"] == 4
+        if row["aspect"] in expected:
+            assert (row["raw"], row["kappa"]) == pytest.approx(expected[row["aspect"]])
+        else:
+            assert (row["raw"], row["kappa"]) == (1.0, None)
+            assert row["undefined"]
+    assert [progress["done"] for progress in shown["annotators"]] == [6, 6, 6]
     told = json.dumps(shown)
     for secret in ('"win', '"lose', "north", "south", "left"):
         assert secret not in told

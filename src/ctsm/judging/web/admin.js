@@ -51,8 +51,13 @@ function render(study) {
     ),
   );
   byId("agreement").replaceChildren(
-    ...study.agreement.map(({ aspect, same, compared }) =>
-      row(aspect, compared ? `${((100 * same) / compared).toFixed(1)} %` : "not known yet", String(compared)),
+    ...study.agreement.map(({ aspect, complete, raw, kappa, reading, undefined: why }) =>
+      row(
+        aspect,
+        kappa === null ? `not known: ${why}` : `${kappa.toFixed(2)} (${reading})`,
+        String(complete),
+        raw === null ? "not known yet" : `${(100 * raw).toFixed(1)} %`,
+      ),
     ),
   );
   byId("close").hidden = study.closed;
