@@ -1,8 +1,9 @@
 """Answer every trial of a study by three rules, then close it: shows a study without people.
 
-Annotator 1 prefers the reply that shares more words with the context, annotator 2 the longer one (up to 12 words),
-annotator 3 the one that repeats fewer of its words; each says "tie" where its rule sees no difference. They judge all
-aspects alike. What comes out says nothing about the systems.
+The rules: the reply that shares more words with the context is better; the longer one, up to 12 words; the one that
+repeats fewer of its words. Annotator 1 takes the first for the first aspect, the second for the next, and so on;
+annotator 2 begins with the second rule, annotator 3 with the third. Where a rule sees no difference it is a tie. What
+comes out says nothing about the systems.
 
 Usage: python scripts/judge_by_rule.py STUDY
 """
@@ -39,11 +40,13 @@ def main() -> None:
     store = Store.open(sys.argv[1])
     study = store.study()
     for number, annotator in enumerate(study.annotators):
-        rule = RULES[number % len(RULES)]
         for trial in store.sequence(annotator):
-            difference = rule(trial, trial.reply_a) - rule(trial, trial.reply_b)
-            verdict: Verdict = "win" if difference > 0 else "lose" if difference < 0 else "tie"
-            store.answer(annotator, trial.id, 0, dict.fromkeys(study.aspects, verdict))
+            verdicts: dict[str, Verdict] = {}
+            for place, aspect in enumerate(study.aspects):
+                rule = RULES[(number + place) % len(RULES)]
+                difference = rule(trial, trial.reply_a) - rule(trial, trial.reply_b)
+                verdicts[aspect] = "win" if difference > 0 else "lose" if difference < 0 else "tie"
+            store.answer(annotator, trial.id, 0, verdicts)
     store.close_study()
     store.close()
 

@@ -16,15 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from ctsm.cli.main import main
 from ctsm.errors import CtsmError, MissingExtraError
-from ctsm.judging import results_verbs
 from ctsm.judging.agreement import Agreement
 from ctsm.judging.exports import HEADER
 from ctsm.judging.report import Report, make_report, read_report, write_report
 from ctsm.judging.report_tables import HOW_TO_READ, latex, latex_escaped, markdown, notes, number, terminal_tables
 from ctsm.judging.results import Annotator, Results, Row
 from ctsm.judging.study import Judgement, Pair, Study
-from ctsm.parser import Parser
 
 Judged = Callable[..., tuple[Study, list[Judgement]]]
 Built = tuple[Study, list[Judgement]]
@@ -258,14 +257,8 @@ def store(built: Built, monkeypatch: pytest.MonkeyPatch) -> type[FakeStore]:
     return Store
 
 
-def run(verb: str, *words: str) -> None:
-    parser = Parser(prog=f"ctsm judge {verb}")
-    getattr(results_verbs, f"add_{verb}_arguments")(parser)
-    getattr(results_verbs, f"run_{verb}")(parser.parse_args(list(words)))
-
-
 def test_the_verb_prints_and_writes(store: type[FakeStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("report", "study.db", "-o", str(tmp_path / "out"))
+    assert main(["judge", "report", "study.db", "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "Win, Tie and Lose (%)" in printed
     assert "Failed: annotator 3" in printed
@@ -279,12 +272,14 @@ def test_an_open_study_shows_nothing_unless_told_to(
 ) -> None:
     store.closed = False
     out, (verb, *rest) = tmp_path / "out", words
-    with pytest.raises(CtsmError, match=r"still open.*--while-open"):
-        run(verb, "study.db", "-o", str(out), *rest)
-    assert capsys.readouterr().out == ""
+    given = ["judge", verb, "study.db", "-o", str(out), *rest]
+    assert main(given) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(r"still open.*--while-open", printed.err)
     assert not out.exists()
     assert store.shut == 1
-    run(verb, "study.db", "-o", str(out), "--while-open", *rest)
+    assert main([*given, "--while-open"]) == 0
     assert out.exists()
     assert ("interim results" in capsys.readouterr().out) == (verb == "report")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import combinations, product
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from ctsm.cli.main import main
 from ctsm.judging.study import ASPECTS
 
 WISHES = ("north", "tie", "south")
@@ -85,8 +89,8 @@ def by_touch(page: Any, annotator: str) -> None:
     page.locator("#save").tap()
 
 
-def test_a_whole_study(make: Make, opened: Callable[..., Any]) -> None:
-    """Three annotators with 20 items: what is stored is what each of them thought, whatever side it stood on."""
+def test_a_whole_study_up_to_its_report(make: Make, opened: Callable[..., Any], tmp_path: Path) -> None:
+    """Three annotators with 20 items: what is stored and reported is what each of them thought, on whatever side."""
     made = make(items=20, annotators=3)
     total = len(made.store.sequence("1"))
     for annotator, answer, options in (("1", by_keys, {}), ("2", by_mouse, {}), ("3", by_touch, PHONE)):
@@ -109,6 +113,33 @@ def test_a_whole_study(make: Make, opened: Callable[..., Any]) -> None:
     found = [(j.annotator, j.pair, j.item, j.catch, j.aspect, j.verdict) for j in made.store.judgements()]
     assert len(found) == len(expected) == 3 * 22 * 3
     assert set(found) == expected
+    made.store.close_study()
+    assert main(["judge", "report", made.place, "-o", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert [annotator["status"] for annotator in report["annotators"]] == ["passed"] * 3
+    real = [one for one in expected if not one[3]]
+    for row, aspect in zip(report["everyone"]["rows"], ASPECTS, strict=True):
+        check_row(row, [(item, verdict) for _, _, item, _, of, verdict in real if of == aspect])
+
+
+def check_row(row: dict[str, Any], judged: list[tuple[str, str]]) -> None:
+    """Compare a row of the report with a computation by hand, of (item, verdict) for 20 items and 3 annotators."""
+    verdicts = [verdict for _, verdict in judged]
+    counts = {kind: verdicts.count(kind) for kind in ("win", "tie", "lose")}
+    assert (row["n"], row["wins"], row["ties"], row["losses"]) == (60, counts["win"], counts["tie"], counts["lose"])
+    assert row["win"] == pytest.approx(100 * counts["win"] / 60)
+    items: dict[str, list[str]] = {}
+    for item, verdict in judged:
+        items.setdefault(item, []).append(verdict)
+    assert {len(of_item) for of_item in items.values()} == {3}
+    agreeing = sum(sum(a == b for a, b in combinations(of_item, 2)) for of_item in items.values()) / (3 * 20)
+    chance = sum((count / 60) ** 2 for count in counts.values())
+    assert row["agreement"]["kappa"] == pytest.approx((agreeing - chance) / (1 - chance))
+    majority = [next((k for k in counts if of_item.count(k) >= 2), "tie") for of_item in items.values()]
+    won, lost = majority.count("win"), majority.count("lose")
+    assert (row["majority_wins"], row["majority_losses"]) == (won, lost)
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    assert row["p"] == pytest.approx(min(1.0, 2 * tail))
 
 
 def verdicts(made: Any) -> list[tuple[str, str]]:
