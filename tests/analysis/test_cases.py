@@ -229,7 +229,7 @@ def test_five_contexts_of_the_data_unless_told_otherwise(
         (["--data", "DATA", "--id", "a", "a"], "--id names a context twice"),
         (["--data", "DATA", "--count", "0"], "--count is 0; it must be at least 1."),
         (["--data", "DATA", "--emotion", "glad"], "no context has the label 'glad'"),
-        (["--data", "DATA", "RUN"], "is given twice; give each run once."),
+        (["--data", "DATA", "RUN"], "is given twice, as a run or its model; give each once."),
         (["--contexts", "twice.jsonl"], "twice.jsonl: the id 'x' is used twice"),
         (["--contexts", "absent.jsonl"], "absent.jsonl: no such file"),
     ],
