@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jsonargparse
 
+LAST_PORT = 65_535
+
 HELP = "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page"
 
 
@@ -34,12 +36,17 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 
 def run(arguments: jsonargparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    from ctsm.decoding.options import LARGEST
     from ctsm.errors import CtsmError, MissingExtraError
     from ctsm.serving.serve import Address, read_keys, serve
 
-    for name in ("max_queue", "max_tokens", "max_body", "timeout"):
+    for name in ("max_queue", "max_body", "timeout"):
         if arguments[name] <= 0:
             raise CtsmError(f"--{name.replace('_', '-')} is {arguments[name]}; it must be greater than 0.")
+    for name, least, most in (("port", 0, LAST_PORT), ("max_tokens", 1, LARGEST), ("threads", 0, LARGEST)):
+        if not least <= arguments[name] <= most:
+            value = f"--{name.replace('_', '-')} is {arguments[name]}"
+            raise CtsmError(f"{value}; it must be from {least} to {most:,}.")
     try:
         from ctsm.serving.api.service import Limits
     except ImportError:

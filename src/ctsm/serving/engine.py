@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ import torch
 
 from ctsm.errors import CtsmError
 from ctsm.serving.cohort import Cohort, start_cohort
+from ctsm.serving.discreet import describe_error
 from ctsm.serving.responder import Responder
 from ctsm.serving.tasks import Event, Failed, Finished, Task
 
@@ -181,10 +181,9 @@ class Engine:
             return False
 
     def _fail(self, tasks: Sequence[Task], error: Exception) -> None:
-        """Tell those who wait, and the log, without the error's message: it may hold what people wrote."""
+        """Tell those who wait, and the log where the fault is ours."""
         if not isinstance(error, CtsmError):
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("a computation failed with %s\n%s", type(error).__name__, frames)
+            log.error("a computation failed: %s", describe_error(error))
         for task in tasks:
             if task in self._running:
                 self._tell(task, Failed(error))

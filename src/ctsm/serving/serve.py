@@ -17,6 +17,9 @@ from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.files import describe_os_error
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from ctsm.serving.api.service import Limits
 
 GRACE = 5.0
@@ -60,8 +63,6 @@ def serve(
         MissingExtraError: the web framework is not installed.
     """
     try:
-        import uvicorn
-
         from ctsm.serving.api.app import create_app
         from ctsm.serving.api.service import Service
     except ImportError:
@@ -74,21 +75,29 @@ def serve(
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         service = Service(load(run, device), limits, name)
         service.engine.start()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        config = uvicorn.Config(
-            create_app(service, keys, origins),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(limits.timeout + GRACE),
-        )
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         try:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+            server = make_server(create_app(service, keys, origins), limits)
             with _quiet_end():
                 _announce(listener, service.name, bool(keys))
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             service.engine.stop()
+
+
+def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """Return a server that logs no addresses of clients and no queries, and ends when all requests are answered."""
+    import uvicorn
+
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.timeout + GRACE),
+    )
+    return uvicorn.Server(config)
 
 
 @contextmanager

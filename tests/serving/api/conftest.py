@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from openai import OpenAI
 
 import ctsm
 from ctsm.serving.api.app import create_app
 from ctsm.serving.api.service import Limits, Service
+from ctsm.serving.serve import make_server
 from ctsm.serving.tasks import CallTask
 
 
@@ -65,7 +65,7 @@ class Served:
 def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tuple[str, ...]) -> Iterator[Served]:
     service = Service(ctsm.load(directory), limits)
     service.engine.start()
-    server = uvicorn.Server(uvicorn.Config(create_app(service, keys, origins), log_config=None, access_log=False))
+    server = make_server(create_app(service, keys, origins), limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
