@@ -25,7 +25,8 @@ from ctsm.serving.tasks import Event, Failed, Finished, Task
 WINDOW_SECONDS = 0.004
 """How long the first request waits for others to be computed with."""
 MAX_ROWS = 64
-MAX_COHORTS = 4
+MAX_COHORTS = 2
+"""More would answer new requests sooner, but in smaller batches: fewer replies a second."""
 
 log = logging.getLogger("ctsm.serving")
 
