@@ -80,6 +80,13 @@ def test_a_file_of_keys_that_cannot_be_read(
     assert message in refusal(capsys, str(model_directory), "--api-key-file", str(path))
 
 
+def test_without_the_web_framework(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctsm.serving.api.app", None)
+    assert "needs the optional dependency group 'serve'" in refusal(capsys, str(model_directory))
+
+
 @contextmanager
 def process(directory: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the verb in a process of its own; yields it and the service's address."""

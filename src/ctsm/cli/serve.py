@@ -37,7 +37,8 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 def run(arguments: jsonargparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     from ctsm.decoding.options import LARGEST
-    from ctsm.errors import CtsmError, MissingExtraError
+    from ctsm.errors import CtsmError
+    from ctsm.serving.limits import Limits
     from ctsm.serving.serve import Address, read_keys, serve
 
     for name in ("max_queue", "max_body", "timeout"):
@@ -47,10 +48,6 @@ def run(arguments: jsonargparse.Namespace) -> None:
         if not least <= arguments[name] <= most:
             value = f"--{name.replace('_', '-')} is {arguments[name]}"
             raise CtsmError(f"{value}; it must be from {least} to {most:,}.")
-    try:
-        from ctsm.serving.api.service import Limits
-    except ImportError:
-        raise MissingExtraError("serve", "`ctsm serve`") from None
     serve(
         arguments.run,
         Address(arguments.host, arguments.port),

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.files import describe_os_error
+from ctsm.serving.limits import Limits
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
-
-    from ctsm.serving.api.service import Limits
 
 GRACE = 5.0
 """Seconds that a stop waits beyond the longest request."""

@@ -18,7 +18,8 @@ from openai import OpenAI
 
 import ctsm
 from ctsm.serving.api.app import create_app
-from ctsm.serving.api.service import Limits, Service
+from ctsm.serving.api.service import Service
+from ctsm.serving.limits import Limits
 from ctsm.serving.serve import make_server
 from ctsm.serving.tasks import CallTask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import socket
@@ -203,3 +204,19 @@ def test_emotions_that_cannot_be_told(served: Any, body: dict[str, Any], status:
         answer = http.post("/v1/emotions", json=body)
     assert answer.status_code == status
     assert answer.json()["error"]["param"].startswith(param)
+
+
+def test_a_system_without_emotions_is_served_too(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = served.service.engine._responder.bundle.model
+    encode = model.encode
+
+    def bare(*arguments: Any, **options: Any) -> Any:
+        return dataclasses.replace(encode(*arguments, **options), emotion_logits=None, perception=None)
+
+    monkeypatch.setattr(model, "encode", bare)
+    with served.http() as http:
+        reply = http.post("/v1/chat/completions", json=ASKED).json()
+        assert reply["choices"][0]["message"]["content"]
+        assert (reply["ctsm"]["emotion"], reply["ctsm"]["probabilities"]) == (None, {})
+        (item,) = http.post("/v1/emotions", json={"input": "A dog."}).json()["data"]
+        assert (item["emotion"], item["probabilities"], item["tokens"]) == (None, {}, [])

@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from ctsm.care import notice_for
 from ctsm.corpus.emotions import EMOTIONS
-from ctsm.decoding.options import MAX_TOKENS
 from ctsm.errors import CtsmError
 from ctsm.models.bundle import CONFIG
 from ctsm.serving.api.errors import RETRY_AFTER, ApiError
 from ctsm.serving.api.metrics import Metrics
 from ctsm.serving.engine import Engine, QueueFullError, StoppingError
+from ctsm.serving.limits import Limits
 from ctsm.serving.responder import Responder
 from ctsm.serving.tasks import Event, Failed, Finished, Task
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the operator may set.
-
-    Attributes:
-        max_queue: requests that may wait for the model.
-        max_tokens: words of a reply at most.
-        max_body: bytes of a request at most.
-        timeout: seconds until a request is given up, and until its body must be there.
-        care: whether messages that suggest danger get a notice instead of the model's text.
-    """
-
-    max_queue: int = 256
-    max_tokens: int = MAX_TOKENS
-    max_body: int = 256 * 1024
-    timeout: float = 30.0
-    care: bool = True
 
 
 class Service:
