@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from ctsm.cli.main import main
+from ctsm.serving.serve import Address, listening
 
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}]}
 CLIENTS = 8
@@ -179,3 +180,9 @@ def test_options_reach_the_service(model_directory: Path, tmp_path: Path) -> Non
         out, log = running.communicate(timeout=60)
     assert (running.returncode, out) == (0, "")
     assert "letmein" not in log and "metoo" not in log
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Without the protocol's name the event loop leaves Nagle's algorithm on, and each answer waits for 40 ms."""
+    with listening(Address("127.0.0.1", 0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import ctsm
 from ctsm.serving.api.app import create_app
 from ctsm.serving.api.service import Service
 from ctsm.serving.limits import Limits
-from ctsm.serving.serve import make_server
+from ctsm.serving.serve import Address, listening, make_server
 from ctsm.serving.tasks import CallTask
 
 
@@ -67,7 +66,7 @@ def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tup
     service = Service(ctsm.load(directory), limits)
     service.engine.start()
     server = make_server(create_app(service, keys, origins), limits)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening(Address("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
