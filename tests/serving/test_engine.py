@@ -109,6 +109,30 @@ def test_a_new_request_does_not_wait_for_a_long_reply(engine: Engine, monkeypatc
     asyncio.run(ask())
 
 
+def test_while_many_replies_are_made_only_another_method_begins(engine: Engine, batches: list[int]) -> None:
+    ended = list[str]()
+
+    async def note(name: str, task: Task) -> None:
+        await events_of(task)
+        ended.append(name)
+
+    async def ask() -> None:
+        gate = threading.Event()
+        engine.submit(blocking(gate))
+        many = [reply(SHORT, max_tokens=12) for _ in range(engine_module.FEW_ROWS + 1)]
+        late, other = reply(LONG, max_tokens=1), reply(LONG, max_tokens=1, method="sample", seed=1)
+        notes = []
+        for name, task in [*(("many", task) for task in many), ("late", late), ("other", other)]:
+            engine.submit(task)
+            notes.append(note(name, task))
+        gate.set()
+        await asyncio.gather(*notes)
+
+    asyncio.run(ask())
+    assert ended.index("other") < ended.index("many") < ended.index("late")
+    assert batches == [1, engine_module.FEW_ROWS + 1, 1, 1]
+
+
 def slow_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each step take a while."""
     model = engine._responder.bundle.model

@@ -1,8 +1,8 @@
 """The engine: one thread that owns the model and computes what clients ask, many at a time.
 
 Tasks wait in a bounded queue. The engine takes the oldest one and those of its group (same method, like length) that
-have come meanwhile as a cohort: one batch. Cohorts take turns step by step, so a new request does not wait for long
-replies to end. Replies are those that each request would get alone.
+have come meanwhile as a cohort: one batch. Cohorts take turns step by step: those of different methods, and of one
+method the next with the last replies of the one before. Replies are those that each request would get alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ctsm.serving.tasks import Event, Failed, Finished, Task
 WINDOW_SECONDS = 0.004
 """How long the first request waits for others to be computed with."""
 MAX_ROWS = 64
-MAX_COHORTS = 2
-"""More would answer new requests sooner, but in smaller batches: fewer replies a second."""
+MAX_COHORTS, FEW_ROWS = 2, 16
+"""Of one method, a second cohort begins when the first has come down to few rows. More or earlier ones would be small
+batches: fewer replies a second, and longer waits for all."""
 
 log = logging.getLogger("ctsm.serving")
 
@@ -138,9 +139,10 @@ class Engine:
         with self._changed:
             while not cohorts and not self._due() and not (self._stopping and not self._waiting):
                 self._changed.wait(self._patience())
-            if len(cohorts) >= MAX_COHORTS or not self._due():
+            first = next((task for task in self._waiting if self._has_room(task, cohorts)), None)
+            if first is None or not self._due():
                 return []
-            group = self._waiting[0].group
+            group = first.group
             taken, rows = list[Task](), 0
             for task in self._waiting:
                 if task.group == group and (not taken or rows + task.rows <= MAX_ROWS):
@@ -151,6 +153,11 @@ class Engine:
             self._running.update(taken)
         self._watch(rows)
         return taken
+
+    def _has_room(self, task: Task, cohorts: Sequence[Cohort]) -> bool:
+        """Whether a cohort with this task may begin beside those under way."""
+        rows = [cohort.rows for cohort in cohorts if cohort.tasks[0].method == task.method]
+        return not rows or (len(rows) < MAX_COHORTS and sum(rows) <= FEW_ROWS)
 
     def _due(self) -> bool:
         """Whether there is no reason to wait for more tasks."""
