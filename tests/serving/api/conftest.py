@@ -70,6 +70,9 @@ def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tup
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.005)
             yield Served(service, listener.getsockname()[1])
         finally:
             server.should_exit = True
