@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["CtsmError", "MissingExtraError", "__version__", "load"]
 
 
-def load(path: str | Path, device: str = "cpu") -> Responder:
+def load(path: str | Path, device: str = "cpu", care: bool = True) -> Responder:
     """Load a model to talk to: a run or model directory, or "user/name" on the Hugging Face Hub.
+
+    With `care`, a conversation that suggests self-harm or danger gets a fixed notice instead of a reply.
 
     Raises:
         CtsmError: there is no such model or device, or the model's files are damaged.
@@ -36,4 +38,4 @@ def load(path: str | Path, device: str = "cpu") -> Responder:
     directory = Path(path)
     if not directory.exists() and isinstance(path, str) and path.count("/") == 1:
         directory = download(path)
-    return Responder(load_bundle(directory, device))
+    return Responder(load_bundle(directory, device), care)

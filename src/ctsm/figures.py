@@ -59,7 +59,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(figure: Figure, label: str, name: str) -> Markup:
-    """Return a figure as an <svg> element for an HTML page: it scales with its place and has no background.
+    """Return a figure as an <svg> element for an HTML page.
+
+    It has no background; it shrinks with its place, and grows no larger than it was drawn.
 
     Args:
         figure: what to show.
@@ -82,9 +84,9 @@ def inline_svg(figure: Figure, label: str, name: str) -> Markup:
             elif "#" in value:
                 prefixed = value.replace("url(#", f"url(#{name}-")
                 element.set(attribute, f"#{name}-{value[1:]}" if value.startswith("#") else prefixed)
-    for size in ("width", "height"):
-        del root.attrib[size]  # the view box keeps the proportions
-    root.attrib |= {"role": "img", "aria-label": label}
+    width = root.attrib.pop("width")  # the view box keeps the proportions
+    del root.attrib["height"]
+    root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width: {width}"}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
+from ctsm.decoding.arguments import add_decoding_arguments, changed_option, decoding_options, described_options
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 
@@ -75,3 +75,46 @@ def test_a_value_of_the_wrong_kind_ends_with_code_2(words: list[str], capsys: py
         parse(*words)
     assert stop.value.code == 2
     assert words[0][2:].replace("-", "_") in capsys.readouterr().err
+
+
+def test_every_option_can_be_changed_to_what_its_flag_sets() -> None:
+    words = {
+        "decoder": "sample",
+        "max-tokens": "9",
+        "temperature": "0.7",
+        "top-k": "40",
+        "top-p": "0.9",
+        "no-repeat-ngram": "3",
+        "repetition-penalty": "1.2",
+        "seed": "0",
+        "precision": "bf16",
+    }
+    options = DecodingOptions()
+    for name, text in words.items():
+        options = changed_option(options, name, text)
+    assert options == parse(*(word for name, text in words.items() for word in (f"--{name}", text)))
+    assert described_options(options) == {**words, "max-tokens": "9"}
+    assert changed_option(options, "--seed", "none").seed is None
+
+
+def test_a_new_method_begins_with_the_defaults_of_its_own_settings() -> None:
+    sampling = DecodingOptions(method="sample", temperature=0.5, top_k=3, seed=2, max_tokens=7)
+    beam = changed_option(sampling, "decoder", "beam")
+    assert beam == DecodingOptions(method="beam", max_tokens=7)
+    assert changed_option(replace(beam, beam_size=7), "decoder", "beam") == replace(beam, beam_size=7)
+    assert changed_option(replace(beam, beam_size=7), "decoder", "sample") == DecodingOptions("sample", max_tokens=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n_best", "2", "n-best is 2, which only the method beam reads; set decoder to beam, or leave n-best out."),
+        ("seed", "soon", "seed is soon; it must be a whole number from 0 to 2^63 - 1."),
+        ("temperature", "nan", "temperature is nan; it must be a finite number."),
+        ("method", "beam", "There is no option 'method'; choose one of decoder, max-tokens,"),
+    ],
+)
+def test_a_senseless_change_is_one_sentence(name: str, text: str, message: str) -> None:
+    with pytest.raises(CtsmError) as refusal:
+        changed_option(DecodingOptions(), name, text)
+    assert str(refusal.value).startswith(message)

@@ -320,3 +320,27 @@ def test_state_map_is_the_student_head_applied_to_each_position_alone(build: Sim
         np.testing.assert_allclose(perception.trait[b, : len(example.context)].numpy(), ran.v_t[:, :3])
         listed = [word < 50 and bool(model.in_lexicon[word]) for word in example.context]
         assert perception.in_lexicon[b, : len(example.context)].tolist() == listed
+        np.testing.assert_allclose(perception.intensity[b, : len(share)].numpy(), share, rtol=1e-6)
+        weighted = share[:, None] * ran.v_stu
+        scores = reference.linear("student_head.attention", np.tanh(reference.linear("student_head.inner", weighted)))
+        attention = reference.softmax(scores[:, 0])
+        np.testing.assert_allclose(perception.attention[b, : len(share)].detach().numpy(), attention, rtol=1e-4)
+        assert perception.attention[b, len(share) :].tolist() == [0.0] * (perception.attention.shape[1] - len(share))
+
+
+@pytest.mark.parametrize("pool", ["sum", "sum_gate"])
+def test_a_head_without_attention_has_intensities_that_sum_to_one(build: SimpleNamespace, pool: str) -> None:
+    model = build.model(build.options(emotion_pool=pool))
+    perception = model.encode(build.batch([build.example(1, words=5)]), perceive=True).perception
+    assert perception.attention is None
+    assert float(perception.intensity.sum()) == pytest.approx(1.0)
+
+
+def test_inclination_of_words_is_that_of_the_speakers_first_word(build: SimpleNamespace) -> None:
+    model = build.model()
+    reference = build.reference(model)
+    found = model.inclination_of_words().detach().numpy()
+    signal = reference.positions(2, model.options.size)[1]
+    for word in range(7, 50, 5):
+        vector = reference.embed([word])[0] + reference.embed([4])[0] + signal  # 4: the speaker
+        np.testing.assert_allclose(found[word], reference.cosines(vector[None])[0], rtol=1e-5, atol=1e-7)

@@ -92,6 +92,20 @@ def test_pad_and_cls_are_never_copied(rows: list[list[int]], seed: int) -> None:
         torch.testing.assert_close(scored.log_probability, expected)
 
 
+@NUMBERS
+@given(rows=SOURCE_ROWS, seed=st.integers(0, 999))
+def test_copy_weights_are_what_the_gate_leaves_shared_by_attention(rows: list[list[int]], seed: int) -> None:
+    made = case(rows, seed)
+    weights = made.generator.copy_weights(made.hidden, made.scores, made.source).detach()
+    for n, row in enumerate(made.ids.tolist()):
+        places = [s for s, word in enumerate(row) if word not in (PAD, CLS)]
+        left = 1 - torch.sigmoid(made.generator.gate(made.hidden)[n, 0])
+        powers = {s: math.exp(made.scores[n, s].item()) for s in places}
+        for s in range(len(row)):
+            expected = left.item() * powers[s] / sum(powers.values()) if s in powers else 0.0
+            assert float(weights[n, s]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def _target(row: list[int], choice: int) -> int:
     """A word of the mixture's support: any vocabulary word, or one that the source offers."""
     support = sorted(set(range(V)) | {word for word in row if word != PAD})

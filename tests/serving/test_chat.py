@@ -1,24 +1,71 @@
-"""`ctsm chat` over a pipe."""
+"""`ctsm chat`: in a terminal and over a pipe, without a pseudo-terminal."""
 
 from __future__ import annotations
 
 import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from ctsm.care import NOTICE
+from ctsm.corpus.emotions import EMOTIONS
 from ctsm.decoding.options import DecodingOptions
-from ctsm.serving.chat import chat
+from ctsm.serving.chat import HELP, Chat, chat_in_terminal, chat_over_pipe
 from ctsm.serving.responder import Responder
 
+ESCAPE = "\x1b["
+SHORT = DecodingOptions(max_tokens=4)
 
-def talk(responder: Responder, *lines: str, **options: object) -> str:
-    out = io.StringIO()
-    made = DecodingOptions(**options)  # type: ignore[arg-type]
-    chat(responder, io.StringIO("".join(line + "\n" for line in lines)), out, made)
-    return out.getvalue()
+
+def terminal(width: int = 200, colours: bool = False, **environment: str) -> Console:
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system="standard" if colours else None,
+        _environ=environment,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
+
+
+def talk(responder: Responder, *lines: str, console: Console | None = None, **options: object) -> str:
+    console = console or terminal()
+    remaining = iter(lines)
+
+    def read() -> str:
+        try:
+            return next(remaining)
+        except StopIteration:
+            raise EOFError from None
+
+    chat_in_terminal(responder, read, console, replace(SHORT, **options))  # type: ignore[arg-type]
+    return shown(console)
+
+
+def piped(responder: Responder, text: str, **options: object) -> tuple[str, str]:
+    out, remarks = io.StringIO(), io.StringIO()
+    chat_over_pipe(responder, io.StringIO(text), out, remarks, replace(SHORT, **options))  # type: ignore[arg-type]
+    return out.getvalue(), remarks.getvalue()
 
 
 def test_a_conversation_remembers_its_turns(responder: Responder) -> None:
-    first = responder.respond(["A dog chased me."])
-    second = responder.respond(["A dog chased me.", first.text, "I am fine."])
+    first = responder.respond(["A dog chased me."], SHORT)
+    second = responder.respond(["A dog chased me.", first.text, "I am fine."], SHORT)
     text = talk(responder, "A dog chased me.", "", "I am fine.", "/quit", "never read")
     assert text.count("model>") == 2
     flat = " ".join(text.split())
@@ -28,22 +75,35 @@ def test_a_conversation_remembers_its_turns(responder: Responder) -> None:
         assert f"{name} {probability:.0%}" in text
 
 
-def test_reset_forgets_the_turns(responder: Responder) -> None:
-    alone = responder.respond(["I am fine."])
+def replies(text: str) -> list[str]:
+    return [" ".join(part.split("       ")[0].split()) for part in text.split("model> ")[1:]]
+
+
+def test_reset_forgets_the_turns_and_undo_the_last(responder: Responder) -> None:
+    alone = responder.respond(["I am fine."], SHORT)
+    first = responder.respond(["A dog chased me."], SHORT)
+    after = responder.respond(["A dog chased me.", first.text, "I am fine."], SHORT)
+    expected = [first, alone, after]
     text = talk(responder, "A dog chased me.", "/reset", "I am fine.")
-    assert " ".join(alone.text.split()) in " ".join(text.split("A new conversation.")[1].split())
+    assert replies(text.replace("A new conversation.", "       "))[1] == " ".join(alone.text.split())
+    out, _ = piped(responder, "A dog chased me.\nNobody called.\n/undo\nI am fine.\n/undo\n/undo\nI am fine.\n")
+    lines = out.splitlines()
+    assert [lines[0], lines[3], lines[2]] == [response.text for response in expected]
 
 
-def test_explain_shows_words_outside_the_lexicon_as_such(responder: Responder) -> None:
-    text = talk(responder, "/explain", "the zorgle is afraid", "/explain")
+def test_the_commands_say_what_they_did(responder: Responder) -> None:
+    text = talk(responder, "/undo", "/explain", "/save x", "hello", "/undo", "/help", "/reset now", "/helpme [bold]")
+    assert "Nothing to take back" in text
     assert "Nothing to explain yet" in text
-    assert "not in the lexicon" in text
-    assert "xReact:" in text
+    assert "Nothing to save yet" in text
+    assert "Taken back: hello" in text
+    assert "/reset takes nothing" in text
+    assert "Unknown command '/helpme'" in text
+    assert all(command in text.split("Taken back")[1] for command in HELP)
 
 
-def test_unknown_commands_and_empty_text_are_answered_in_words(responder: Responder) -> None:
-    text = talk(responder, "/help [bold]", "\x00")
-    assert "Unknown command /help" in text
+def test_text_without_words_is_refused_in_words(responder: Responder) -> None:
+    text = talk(responder, "\x00")
     assert "holds no words" in text
     assert "model>" not in text
 
@@ -66,5 +126,148 @@ def test_a_seed_repeats_the_conversation_and_each_turn_has_its_own_numbers(respo
     options = DecodingOptions(method="sample", seed=8, max_tokens=6)
     first = responder.respond(lines[:1], options).text
     (second,) = responder.respond_batch([[lines[0], first, lines[1]]], options, seeds=[2])
-    replies = [" ".join(part.split("       ")[0].split()) for part in text.split("model> ")[1:]]
-    assert replies == [first, second.text]
+    assert replies(text) == [" ".join(first.split()), " ".join(second.text.split())]
+
+
+def test_set_changes_how_replies_are_made(responder: Responder) -> None:
+    options = DecodingOptions(method="beam", beam_size=3, max_tokens=3)
+    out, remarks = piped(responder, "/set max-tokens 3\n/set decoder beam\n/set beam-size 3\n/set\nI am fine.\n")
+    assert remarks == ""
+    assert out.splitlines()[-1] == responder.respond(["I am fine."], options).text
+    assert re.search(r"^beam-size +3$", out, re.MULTILINE)
+    assert "temperature" not in out, "beam search does not read it"
+    out, remarks = piped(responder, "/set decoder sample\n/set seed 5\n/set temperature 0.5\n/set decoder greedy\nhi\n")
+    assert (out.splitlines(), remarks) == ([responder.respond(["hi"], SHORT).text], "")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("/set beam", "There is no option 'beam'; choose one of decoder,"),
+        ("/set temperature 0.5", "temperature is 0.5, which only the method sample reads; set decoder to sample"),
+        ("/set max-tokens many", "max-tokens is 'many'; it must be of type int"),
+        ("/set max-tokens", "max-tokens is ''"),
+        ("/set decoder best", "decoder is 'best'; choose one of greedy, beam, sample"),
+        ("/set colour pink", "colour is 'pink'; choose one of valence, state, off"),
+        ("/explain some", "write `/explain` or `/explain all`"),
+        ("/save", "/save needs a file"),
+    ],
+)
+def test_what_cannot_be_set_is_said_and_changes_nothing(responder: Responder, command: str, message: str) -> None:
+    out, remarks = piped(responder, f"{command}\nI am fine.\n")
+    assert message in remarks
+    assert out == responder.respond(["I am fine."], SHORT).text + "\n"
+
+
+def test_over_a_pipe_every_line_gets_one(responder: Responder) -> None:
+    out, remarks = piped(responder, "A dog chased me.\n\nI want to die.\n/reset\n:smile: [bold]hi[/bold]\nlast line")
+    lines = out.split("\n")
+    assert len(lines) == 6
+    assert lines[0] == responder.respond(["A dog chased me."], SHORT).text
+    assert lines[1:3] == ["", NOTICE]
+    assert lines[3] == responder.respond([":smile: [bold]hi[/bold]"], SHORT).text
+    assert lines[5] == ""
+    assert ESCAPE not in out
+    assert "holds no words" in remarks
+    assert "A new conversation." in remarks
+
+
+def test_a_pipe_to_the_program_itself(model_directory: Path, responder: Responder, tmp_path: Path) -> None:
+    """One process: bytes that are not UTF-8, no prompt, no colour even where they are forced on others, and exit 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ctsm.cli.main", "chat", str(model_directory), "--max-tokens", "6"],
+        input=b"A dog chased me.\nI am \xff fine.\n/quit\nnever read\n",
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": ""},
+        check=True,
+    )
+    options = DecodingOptions(max_tokens=6)
+    first = responder.respond(["A dog chased me."], options).text
+    second = responder.respond(["A dog chased me.", first, "I am \ufffd fine."], options).text
+    assert done.stdout.decode().split("\n") == [first, second, ""]
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("ending", [EOFError, KeyboardInterrupt])
+def test_ctrl_d_and_ctrl_c_leave_cleanly(responder: Responder, ending: type[BaseException]) -> None:
+    console, answers = terminal(), iter(["I am fine."])
+
+    def read() -> str:
+        for answer in answers:
+            return answer
+        raise ending
+
+    chat_in_terminal(responder, read, console, SHORT)
+    assert shown(console).count("model>") == 1
+    assert shown(console).endswith("\n\n")
+
+
+def test_a_notice_stays_until_it_is_taken_back(responder: Responder) -> None:
+    text = talk(responder, "I want to die.", "yes", "/undo", "/undo", "I am fine.", console=terminal(width=2_000))
+    assert text.count(f"notice> {NOTICE}") == 2
+    assert replies(text) == [" ".join(responder.respond(["I am fine."], SHORT).text.split())]
+
+
+def saved(responder: Responder, path: Path, *lines: str) -> tuple[dict[str, object], str]:
+    _, remarks = piped(responder, "".join(f"{line}\n" for line in lines), max_tokens=5)
+    return json.loads(path.read_text(encoding="utf-8")), remarks
+
+
+def test_save_writes_what_was_said_and_felt(responder: Responder, tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "talk.json"
+    document, remarks = saved(responder, path, "A dog chased me.", "I am \u00e9fine.", f"/save {path}", f"/save {path}")
+    options = DecodingOptions(max_tokens=5)
+    first = responder.respond(["A dog chased me."], options)
+    second = responder.respond(["A dog chased me.", first.text, "I am \u00e9fine."], options)
+    assert remarks.replace("\n", "").count("Saved:") == 2
+    assert document["emotions"] == list(EMOTIONS)
+    assert [turn["text"] for turn in document["turns"]] == [
+        "A dog chased me.",
+        first.text,
+        "I am \u00e9fine.",
+        second.text,
+    ]
+    speaker, listener = document["turns"][2:]
+    assert (speaker["role"], listener["role"]) == ("speaker", "listener")
+    assert speaker["probabilities"] == pytest.approx(second.probabilities, abs=1e-4)
+    assert [word["token"] for word in speaker["words"]] == ["i", "am", "\u00e9fine", "."]
+    for word, token in zip(speaker["words"], second.context_tokens[-4:], strict=True):
+        assert word["state"] == pytest.approx(token.state, abs=1e-4)
+        assert word["inclination"] == pytest.approx(token.inclination, abs=1e-4)
+        assert word["trait"] == (None if token.trait is None else pytest.approx(token.trait, abs=1e-4))
+    assert (listener["notice"], listener["decoding"]["max_tokens"]) == (None, 5)
+
+
+def test_save_never_replaces_a_file_of_another_chat(responder: Responder, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    _, remarks = piped(responder, f"I am fine.\n/save {path}\n/save {path}/under\n/save \x00\n")
+    assert "is there already" in remarks.replace("\n", " ")
+    assert remarks.count("choose another name") + remarks.count("check") >= 2
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_are_answered_at_once(responder: Responder) -> None:
+    """A program on the other end waits for each reply before it writes the next line."""
+    out = io.BytesIO()
+    flushed = io.TextIOWrapper(out, encoding="utf-8", write_through=False)
+
+    class Partner(io.StringIO):
+        lines: Iterator[str] = iter(["I am fine.\n", "A dog chased me.\n", ""])
+        seen: list[int] = []  # noqa: RUF012
+
+        def readline(self, size: int = -1) -> str:
+            self.seen.append(out.getvalue().count(b"\n"))
+            return next(self.lines)
+
+    chat_over_pipe(responder, Partner(), flushed, io.StringIO(), SHORT)
+    assert Partner.seen == [0, 1, 2]
+
+
+def test_a_chat_without_a_terminal_console_takes_lines_too(responder: Responder) -> None:
+    chat = Chat(responder, terminal(), SHORT)
+    assert chat.take("hello") is True
+    assert chat.take("/quit") is False
+    assert len(chat.exchanges) == 1

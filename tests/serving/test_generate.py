@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ctsm.care import NOTICE
 from ctsm.cli.main import main
 from ctsm.decoding.options import DecodingOptions
 from ctsm.evaluation.replies import read_replies
@@ -105,3 +106,15 @@ def test_one_reply_a_context_so_no_n_best(tmp_path: Path, capsys: pytest.Capture
     words = ["generate", str(tmp_path), "in.jsonl", "-o", "o", "--decoder", "beam", "--n-best", "2"]
     assert main(words) == 2
     assert "--n-best" in capsys.readouterr().err
+
+
+def test_the_notice_is_in_the_file_unless_it_is_switched_off(model_directory: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [*LINES, {"context": ["I want to die.", "Why?", "No reason."]}])
+    for words, notices in (([], [None, None, None, NOTICE]), (["--no-care"], [None] * 4)):
+        out = tmp_path / "out.jsonl"
+        assert main(["generate", str(model_directory), str(source), "-o", str(out), "--max-tokens", "5", *words]) == 0
+        lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        assert [line["notice"] for line in lines] == notices
+        replies = read_replies(out)
+        assert [reply.reply == NOTICE and reply.reply_tokens == () for reply in replies] == [bool(n) for n in notices]
+        assert all(reply.predicted for reply in replies)

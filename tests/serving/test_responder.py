@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import ctsm
+from ctsm.care import NOTICE
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.sample import sample_path
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.knowledge.inference import RELATIONS
 from ctsm.models.base import Context
-from ctsm.serving.chat import chat
+from ctsm.serving.chat import Chat
 from ctsm.serving.responder import MAX_CONTEXT, Responder
 from ctsm.text.detokenise import detokenise
 from ctsm.text.tokenise import tokenise
@@ -200,9 +202,12 @@ def test_a_model_without_emotions_replies_all_the_same(responder: Responder, wit
 
 
 def test_a_chat_without_emotions_says_so(without_emotions: Responder) -> None:
-    out = io.StringIO()
-    chat(without_emotions, io.StringIO("A dog chased me.\n/explain\n"), out)
-    text = out.getvalue()
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    chat = Chat(without_emotions, console)
+    assert chat.take("A dog chased me.")
+    assert chat.take("/explain")
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
     assert "model>" in text
     assert "%" not in text
     assert "does not tell what it perceives" in text
@@ -223,3 +228,30 @@ def test_phrases_seen_before_change_nothing(responder: Responder) -> None:
     first = responder.respond(["My sister flew home for my birthday."])
     responder.respond(["I lost my keys."])
     assert responder.respond(["My sister flew home for my birthday."]) == first
+
+
+DISTRESS = ["A dog chased me.", "Are you hurt?", "I want to kill myself.", "What is it?", "Nothing, I am fine."]
+
+
+def test_a_turn_of_distress_gets_the_notice_and_keeps_its_emotions(responder: Responder) -> None:
+    options = DecodingOptions(method="beam", n_best=3, max_tokens=5)
+    plain = Responder(responder.bundle, care=False)
+    for turns in (DISTRESS[2:3], DISTRESS[:3], DISTRESS):
+        response, unchecked = responder.respond(turns, options), plain.respond(turns, options)
+        assert response == dataclasses.replace(unchecked, text=NOTICE, notice=NOTICE, tokens=(), alternatives=())
+        assert unchecked.notice is None
+        assert unchecked.tokens
+        assert len(response.probabilities) == 32
+
+
+def test_what_the_listener_said_and_other_conversations_of_a_batch_get_no_notice(responder: Responder) -> None:
+    conversations = [["I am fine."], ["I want to die."], ["Hello.", "I want to die.", "Oh!"]]
+    checked = responder.respond_batch(conversations)
+    unchecked = Responder(responder.bundle, care=False).respond_batch(conversations)
+    assert [response.notice for response in checked] == [None, NOTICE, None]
+    assert [checked[0], checked[2]] == [unchecked[0], unchecked[2]]
+
+
+def test_care_is_the_operators_choice_when_loading(model_directory: Path) -> None:
+    assert ctsm.load(model_directory).respond(["I want to die."]).text == NOTICE
+    assert ctsm.load(model_directory, care=False).respond(["I want to die."]).notice is None

@@ -130,7 +130,8 @@ def _trace(model: CTSM, encoded: Context, reply: Hypothesis, tokens: Sequence[st
     step = model.decode(words_1T[:, :-1], encoded, model.start_decoding(encoded))
     hidden_TD, copy_TS = step.hidden[0], step.copy_scores[0]
     source = encoded.source.rows(torch.zeros_like(words_1T[0]))
-    generator: PointerGenerator = model.generator
+    generator = model.generator
+    assert isinstance(generator, PointerGenerator)
     weights_TS = generator.copy_weights(hidden_TD, copy_TS, source)
     probability_T = generator.score(hidden_TD, copy_TS, source, words_1T[0]).log_probability.exp()
     same_TS = source.ids == words_1T[0][:, None]

@@ -17,7 +17,7 @@ def main() -> int:
     import ctsm
 
     try:
-        responder = ctsm.load(task["directory"], task["device"])
+        responder = ctsm.load(task["directory"], task["device"], care=False)
         load_seconds = time.perf_counter() - started
         from ctsm.decoding.options import DecodingOptions
 

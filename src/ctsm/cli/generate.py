@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jsonargparse
 
+from ctsm.care import NO_CARE_HELP
 from ctsm.decoding.arguments import add_decoding_arguments, decoding_options
 
 HELP = "reply to conversations in a JSONL file"
@@ -23,6 +24,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.jsonl", help="the replies file to write")
     # A replies file holds one reply to each context.
     add_decoding_arguments(parser, without=("n_best",))
+    parser.add_argument("--no-care", action="store_true", help=NO_CARE_HELP)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
@@ -32,5 +34,7 @@ def run(arguments: jsonargparse.Namespace) -> None:
     from ctsm.serving.generate import generate_file
 
     options = decoding_options(arguments)
-    count = generate_file(load(arguments.run, arguments.device), arguments.input, arguments.out, options)
+    count = generate_file(
+        load(arguments.run, arguments.device, care=not arguments.no_care), arguments.input, arguments.out, options
+    )
     print(f"{arguments.out}: {count} replies")

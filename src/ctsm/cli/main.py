@@ -22,10 +22,14 @@ VERBS = {
     "compare": "test whether systems differ: paired, over conversations, corrected for the number of tests",
     "tables": "generate the result tables (Markdown) from a folder of JSON records, beside the paper's rows",
     "reproduce": "train, evaluate and tabulate every missing row of a table of the paper; run it again to go on",
+    "cases": "put the replies and perceived emotions of several runs to the same contexts side by side",
     "models": "list the systems with their parameters, papers and whether they were measured",
+    "explain": "show the trait and state emotions of each word of a text, and what the reply rests on, as a figure",
+    "polarity": "count the words whose trait and state polarity disagree (section 5.4), under every reading of it",
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
     "serve": "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page",
+    "judge": "let people compare two systems' replies: make a study, serve it, report what they said",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 

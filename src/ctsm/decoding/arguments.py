@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 import jsonargparse
 
-from ctsm.decoding.options import SECTION, DecodingOptions, Method, Precision
+from ctsm.decoding.options import READ_BY, SECTION, DecodingOptions, Method, Precision
 from ctsm.errors import CtsmError
 
 HELP = {
@@ -31,7 +32,7 @@ def add_decoding_arguments(parser: jsonargparse.ArgumentParser, without: tuple[s
     defaults = {field.name: field.default for field in fields(DecodingOptions)}
     for name, text in HELP.items():
         if name not in without:
-            flag, default = "--" + _flag(name).replace("_", "-"), defaults[name]
+            flag, default = "--" + _typed(name), defaults[name]
             kind = {"method": Method, "seed": int, "precision": Precision}.get(name, type(default))
             parser.add_argument(flag, type=kind, default=default, help=text)
 
@@ -46,8 +47,65 @@ def decoding_options(arguments: jsonargparse.Namespace) -> DecodingOptions:
     try:
         return DecodingOptions(**given)
     except ValueError as error:
-        message = re.sub(SECTION + r"\.(\w+)", lambda match: "--" + _flag(match[1]).replace("_", "-"), str(error))
-        raise CtsmError(f"{message}.") from None
+        raise CtsmError(_in_words(error, "--")) from None
+
+
+def described_options(options: DecodingOptions) -> dict[str, str]:
+    """Return the options by the names that `changed_option` takes, those that the method does not read left out."""
+    return {
+        _typed(name): str(value)
+        for name, value in asdict(options).items()
+        if READ_BY.get(name, options.method) == options.method
+    }
+
+
+def changed_option(options: DecodingOptions, name: str, text: str) -> DecodingOptions:
+    """Return the options with one changed; a new method begins with the defaults of what only it reads.
+
+    Args:
+        options: the options so far.
+        name: as the flag's, with or without its hyphens.
+        text: the value as one types it; "none" is no seed.
+
+    Raises:
+        CtsmError: there is no such option, or the value makes no sense.
+    """
+    fields_by_name = {_typed(field): field for field in HELP}
+    field = fields_by_name.get(name.lstrip("-").replace("_", "-"))
+    if field is None:
+        raise CtsmError(f"There is no option {name!r}; choose one of {', '.join(fields_by_name)}.")
+    defaults = asdict(DecodingOptions())
+    changes = {field: _value(field, text, defaults[field])}
+    if field == "method":
+        changes |= {other: defaults[other] for other, method in READ_BY.items() if method != text}
+    try:
+        return replace(options, **changes)
+    except ValueError as error:
+        raise CtsmError(_in_words(error, "")) from None
+
+
+def _value(field: str, text: str, default: str | float | None) -> Any:
+    """Read a typed value as the kind that the field holds; what is none stays text and is refused by the options."""
+    if field == "seed":
+        return None if text.lower() == "none" else _number(text, int)
+    return text if isinstance(default, str) or default is None else _number(text, type(default))
+
+
+def _number(text: str, kind: type[float]) -> float | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _in_words(error: ValueError, prefix: str) -> str:
+    """Return a message of the options with the names that people type."""
+    return re.sub(SECTION + r"\.(\w+)", lambda match: prefix + _typed(match[1]), str(error)) + "."
+
+
+def _typed(name: str) -> str:
+    """Name of a field as one types it, without leading hyphens."""
+    return _flag(name).replace("_", "-")
 
 
 def _flag(name: str) -> str:

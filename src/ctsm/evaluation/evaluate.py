@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ctsm.corpus.batches import Examples, sorted_batches
 from ctsm.corpus.emotions import EMOTIONS
@@ -37,7 +38,7 @@ from ctsm.evaluation.records import (
     write_record,
 )
 from ctsm.evaluation.replies import Reply, write_replies
-from ctsm.evaluation.scoring import ExampleScores, score_examples
+from ctsm.evaluation.scoring import EmotionScores, ExampleScores, score_examples
 from ctsm.evaluation.significance import sampling_intervals
 from ctsm.models.base import EmpatheticModel
 from ctsm.models.bundle import Bundle, load_bundle
@@ -51,9 +52,10 @@ SELECTED_ON = "dev ppl_example"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured and where it wrote it."""
+    """What `evaluate` measured and where it wrote it; `emotions` is None for a model that predicts no emotion."""
 
     record: ResultRecord
+    emotions: EmotionScores | None
     record_file: Path
     per_example_file: Path
     replies_file: Path
@@ -75,6 +77,19 @@ class _Measured:
             return None, None, None
         return accuracy(predicted, gold), top_k_accuracy(logits, gold, 3), top_k_accuracy(logits, gold, 5)
 
+    def emotions(self) -> EmotionScores | None:
+        """Return the emotion scores with what is known of each example."""
+        if self.scores.emotion_logits is None:
+            return None
+        return EmotionScores(
+            logits=self.scores.emotion_logits,
+            gold=self.examples.emotion,
+            conversation=self.examples.conversation,
+            # The speaker begins and both take turns: three turns come before the second reply.
+            turn=np.array([(len(text.context) + 1) // 2 for text in self.texts]),
+            words=self.examples.context.lengths - 1,  # CLS is not a word
+        )
+
 
 def evaluate(
     model_directory: Path,
@@ -84,6 +99,7 @@ def evaluate(
     device: str = "cpu",
     report: Callable[[str], None] = lambda _message: None,
     precision: Precision = "fp32",
+    require_emotions: bool = False,
 ) -> Evaluation:
     """Score the gold replies in fp32, decode greedily, compute every metric and write three files into `out`.
 
@@ -95,9 +111,10 @@ def evaluate(
         device: where to compute.
         report: called with progress messages.
         precision: of the replies; published ones are decoded in fp32.
+        require_emotions: whether to refuse, before anything long, a model that predicts no emotion.
 
     Raises:
-        CtsmError: model or data cannot be loaded, do not fit together, or the split is empty.
+        CtsmError: model or data cannot be loaded, do not fit together, or the split is empty; or there are no emotions.
     """
     started = time.perf_counter()
     bundle = load_bundle(model_directory, device)
@@ -109,6 +126,11 @@ def evaluate(
     examples, texts = data.examples(split, bundle.model.needs), data.texts(split)
     if not texts:
         raise CtsmError(f"{data_directory}: its {split} split is empty; choose another split.")
+    if require_emotions and not _predicts_emotions(bundle.model, examples, device):
+        raise CtsmError(
+            f"{model_directory}: its model ({bundle.config.model}) predicts no emotion, so there is nothing to "
+            "report on; evaluate it without --report."
+        )
     report(f"scoring {len(texts):,} gold replies")
     scores = score_examples(bundle.model, examples, device=device)
     report(f"replying to {len(texts):,} contexts")
@@ -118,7 +140,9 @@ def evaluate(
     intervals = sampling_intervals(per_example)
     record = _record(bundle, data, split, measured, intervals, device, precision, started)
     record_file = out / f"{split}.json"
-    result = Evaluation(record, record_file, per_example_file(record_file), out / f"{split}.replies.jsonl")
+    result = Evaluation(
+        record, measured.emotions(), record_file, per_example_file(record_file), out / f"{split}.replies.jsonl"
+    )
     write_per_example(result.per_example_file, per_example)
     write_replies(result.replies_file, _replies(bundle, measured))
     write_record(result.record_file, record)
@@ -143,6 +167,12 @@ def reply_to_examples(
         for row, (reply,) in zip(rows, decoded, strict=True):
             replies[row] = vocabulary.words_of(reply.words, list(texts[row].oov))
     return replies
+
+
+@torch.inference_mode()
+def _predicts_emotions(model: EmpatheticModel, examples: Examples, device: str) -> bool:
+    """Ask the model itself, with one example: what it has may depend on its options."""
+    return model.encode(examples.batch(np.array([0])).to(device)).emotion_logits is not None
 
 
 def _record(

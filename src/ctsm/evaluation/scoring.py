@@ -38,6 +38,25 @@ class ExampleScores:
         return best
 
 
+@dataclass(frozen=True)
+class EmotionScores:
+    """What a model thinks of the emotion of each example of a split, with what is known of the example.
+
+    Attributes:
+        logits: [N, E].
+        gold: the conversation's label [N].
+        conversation: number of the conversation [N].
+        turn: which of the conversation's listener turns it is, from 1 [N].
+        words: length of the context [N].
+    """
+
+    logits: NDArray[np.float32]
+    gold: NDArray[np.integer]
+    conversation: NDArray[np.integer]
+    turn: NDArray[np.int64]
+    words: NDArray[np.integer]
+
+
 def score_examples(
     model: EmpatheticModel, examples: Examples, batch_size: int = SCORING_BATCH, device: str = "cpu"
 ) -> ExampleScores:

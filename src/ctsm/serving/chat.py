@@ -2,104 +2,214 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from ctsm.corpus.emotions import EMOTIONS
+from ctsm.decoding.arguments import changed_option, described_options
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
-from ctsm.serving.responder import GREEDY, Responder, Response, TokenEmotions
+from ctsm.files import describe_os_error
+from ctsm.serving.heatmap import COLOURINGS, coloured_words, explanation, shows_colours
+from ctsm.serving.responder import GREEDY, Responder, Response
+from ctsm.serving.transcript import Exchange, write_transcript
 
-COMMANDS = "/explain shows what the model felt, /reset starts anew, /quit ends"
+HELP = {
+    "/explain": "show what the model felt at each word of your last turn; `/explain all` at every turn it read",
+    "/undo": "take your last turn and its reply back",
+    "/reset": "start a new conversation",
+    "/set": "show how replies are made; `/set decoder beam`, `/set temperature 0.7` and so on change it,\n"
+    f"`/set colour {'|'.join(COLOURINGS)}` how your words are coloured",
+    "/save": "`/save FILE` writes the conversation with its emotions as JSON",
+    "/help": "show this",
+    "/quit": "end the chat, as Ctrl-D and Ctrl-C do",
+}
 
 
-def chat(responder: Responder, source: IO[str], out: IO[str], options: DecodingOptions = GREEDY) -> None:
-    """Read turns from `source` until /quit or its end, write replies and top emotions to `out`."""
-    console = Console(file=out, highlight=False)
-    console.print(f"Write what happened to you. {COMMANDS}.", style="dim")
-    turns: list[str] = []
-    last: Response | None = None
-    while True:
-        console.print("you> ", end="", style="bold")
-        out.flush()
-        line = source.readline()
-        if not line or line.strip() == "/quit":
-            console.print()
-            return
+class Chat:
+    """One conversation and its commands.
+
+    Args:
+        responder: answers the turns.
+        console: for replies and what commands show.
+        options: how replies are made.
+        remarks: for what is said beside the replies. In a terminal that is the console, and replies are decorated;
+            over a pipe it is another one, and the console gets one line for each turn.
+    """
+
+    def __init__(
+        self, responder: Responder, console: Console, options: DecodingOptions = GREEDY, remarks: Console | None = None
+    ) -> None:
+        self.responder = responder
+        self.console = console
+        self.options = options
+        self.remarks = remarks or console
+        self.in_terminal = remarks is None
+        self.colouring = COLOURINGS[0]
+        self.exchanges: list[Exchange] = []
+        self._saved: set[Path] = set()
+
+    def take(self, line: str) -> bool:
+        """Answer a line: a turn, or a command with its argument; False means that it ends the chat."""
         text = line.strip()
-        if not text:
-            continue
-        if text == "/reset":
-            turns, last = [], None
-            console.print("A new conversation.", style="dim")
-        elif text == "/explain":
-            _explain(console, last)
-        elif text.startswith("/"):
-            console.print(f"Unknown command {text.split()[0]}: {COMMANDS}.", style="dim", markup=False)
+        if not text.startswith("/"):
+            if text or not self.in_terminal:
+                self._answer(text)
+            return True
+        command, _, argument = text.partition(" ")
+        if command == "/quit":
+            return False
+        actions = {
+            "/explain": self._explain,
+            "/undo": self._undo,
+            "/reset": self._reset,
+            "/set": self._set,
+            "/save": self._save,
+            "/help": self._help,
+        }
+        try:
+            if command not in actions:
+                raise CtsmError(f"Unknown command {command!r}: /help lists those there are.")
+            actions[command](argument.strip())
+        except CtsmError as error:
+            self._remark(str(error))
+        return True
+
+    def _answer(self, text: str) -> None:
+        """Reply to one turn and remember both; a turn that cannot be answered is said and forgotten."""
+        # Halves of surrogate pairs can neither be printed nor saved.
+        text = text.encode("utf-8", "replace").decode()
+        turns = [turn for exchange in self.exchanges for turn in (exchange.text, exchange.response.text)]
+        try:
+            # Each turn of a conversation has its own random numbers, also where the user fixed the seed.
+            (response,) = self.responder.respond_batch([[*turns, text]], self.options, seeds=[len(turns)])
+        except CtsmError as error:
+            if not self.in_terminal:
+                self.console.print()  # one line for each turn
+            self._remark(str(error))
+            return
+        self.exchanges.append(Exchange(text, response, self.options))
+        if self.in_terminal:
+            self._show(response)
         else:
-            last = _answer(console, responder, turns, text, options) or last
+            self.console.print(Text(response.text), soft_wrap=True)
+
+    def _show(self, response: Response) -> None:
+        """Show a reply or the notice, and how the turn was read."""
+        if response.notice is not None:
+            self.console.print(Text.assemble(("notice> ", "bold yellow"), response.text))
+            self._remark("       The notice stays: /undo takes your last turn back, /reset starts anew.")
+            return  # numbers would be out of place here; /explain has them
+        self.console.print(Text.assemble(("model> ", "bold"), response.text))
+        for alternative in response.alternatives:
+            self._remark(f"   or> {alternative}")
+        if self.colouring != "off" and response.context_tokens and shows_colours(self.console):
+            self.console.print(Text("       ").append_text(coloured_words(response, self.colouring)))
+        notes = [", ".join(f"{name} {probability:.0%}" for name, probability in response.top_emotions())]
+        if response.truncated:
+            notes.append("(only the end of this long conversation was read)")
+        if any(notes):
+            self._remark("       " + " ".join(filter(None, notes)))
+
+    def _explain(self, argument: str) -> None:
+        if argument not in ("", "all"):
+            raise CtsmError(f"/explain {argument}: write `/explain` or `/explain all`.")
+        if not self.exchanges:
+            raise CtsmError("Nothing to explain yet: write something first.")
+        for part in explanation(self.exchanges[-1].response, self.console, every_turn=argument == "all"):
+            self.console.print(part)
+
+    def _undo(self, argument: str) -> None:
+        _take_nothing("/undo", argument)
+        if not self.exchanges:
+            raise CtsmError("Nothing to take back: the conversation is empty.")
+        self._remark(f"Taken back: {self.exchanges.pop().text}")
+
+    def _reset(self, argument: str) -> None:
+        _take_nothing("/reset", argument)
+        self.exchanges.clear()
+        self._remark("A new conversation.")
+
+    def _set(self, argument: str) -> None:
+        name, _, value = (part.strip() for part in argument.partition(" "))
+        if not name:
+            for known, shown in {**described_options(self.options), "colour": self.colouring}.items():
+                self.console.print(Text(f"{known:<20} {shown}"))
+        elif name in ("colour", "color"):
+            if value not in COLOURINGS:
+                raise CtsmError(f"colour is {value!r}; choose one of {', '.join(COLOURINGS)}.")
+            self.colouring = value
+        else:
+            self.options = changed_option(self.options, name, value)
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise CtsmError("/save needs a file: write `/save FILE`.")
+        if not self.exchanges:
+            raise CtsmError("Nothing to save yet: write something first.")
+        try:
+            path = Path(argument).expanduser().resolve()
+            if path.exists() and path not in self._saved:
+                raise CtsmError(f"{path}: is there already; choose another name.")
+            write_transcript(path, self.responder.bundle.config.model, self.exchanges)
+        except (RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a NUL
+            raise CtsmError(f"{argument!r}: {error}; choose another name.") from None
+        except OSError as error:
+            raise CtsmError(describe_os_error(error)) from None
+        self._saved.add(path)
+        self._remark(f"Saved: {path}")
+
+    def _help(self, argument: str) -> None:
+        _take_nothing("/help", argument)
+        for command, text in HELP.items():
+            self.console.print(Text(f"{command:<9} " + text.replace("\n", "\n" + " " * 10)))
+
+    def _remark(self, text: str) -> None:
+        self.remarks.print(Text(text, style="dim"), soft_wrap=not self.in_terminal)
 
 
-def _answer(
-    console: Console, responder: Responder, turns: list[str], text: str, options: DecodingOptions
-) -> Response | None:
-    """Reply to one turn and remember both; a turn that cannot be answered is said and forgotten."""
+def _take_nothing(command: str, argument: str) -> None:
+    if argument:
+        raise CtsmError(f"{command} {argument}: {command} takes nothing; write it alone.")
+
+
+def chat_in_terminal(
+    responder: Responder, read: Callable[[], str], console: Console, options: DecodingOptions = GREEDY
+) -> None:
+    """Chat with the person at a terminal until /quit, Ctrl-D or Ctrl-C.
+
+    Args:
+        responder: answers the turns.
+        read: asks for a line; raises EOFError at the end of the input and KeyboardInterrupt as `input` does.
+        console: the terminal.
+        options: how replies are made, to begin with.
+    """
+    talk = Chat(responder, console, options)
+    console.print(Text("Write what happened to you. /help lists the commands, /quit ends.", style="dim"))
     try:
-        # Each turn of a conversation has its own random numbers, also where the user fixed the seed.
-        (response,) = responder.respond_batch([[*turns, text]], options, seeds=[len(turns)])
-    except CtsmError as error:
-        console.print(str(error), style="dim", markup=False)
-        return None
-    turns.extend([text, response.text])
-    console.print(Text.assemble(("model> ", "bold"), response.text))
-    for alternative in response.alternatives:
-        console.print(f"   or> {alternative}", style="dim", markup=False)
-    notes = [", ".join(f"{name} {probability:.0%}" for name, probability in response.top_emotions())]
-    if response.truncated:
-        notes.append("(only the end of this long conversation was read)")
-    if any(notes):
-        console.print("       " + " ".join(filter(None, notes)), style="dim", markup=False)
-    return response
+        while talk.take(read()):
+            pass
+    except (EOFError, KeyboardInterrupt):
+        console.print()
 
 
-def _explain(console: Console, response: Response | None) -> None:
-    """Show the emotions behind the last reply, word by word."""
-    if response is None:
-        console.print("Nothing to explain yet: write something first.", style="dim")
-        return
-    if response.context_tokens:
-        _explain_words(console, response)
-    else:
-        console.print("This model does not tell what it perceives at each word.", style="dim")
-    for relation, phrases in response.inferences.items():
-        console.print(f"{relation}: {'; '.join(phrases) or '(nothing inferred)'}", style="dim", markup=False)
+def chat_over_pipe(
+    responder: Responder, source: IO[str], out: IO[str], remarks: IO[str], options: DecodingOptions = GREEDY
+) -> None:
+    """Answer every line of `source` by one line of `out`, at once, without prompts or colours.
+
+    Commands work too; what they show goes to `out`, all that is said beside to `remarks`.
+    """
+    talk = Chat(responder, plain_console(out), options, plain_console(remarks))
+    while line := source.readline():
+        if not talk.take(line):
+            return
+        out.flush()
 
 
-def _explain_words(console: Console, response: Response) -> None:
-    """Show trait, inclination and state of each word, and how to read them."""
-    table = Table(title="What the model perceives at each word")
-    for heading in ("word", "trait: V, A, D", "inclines to", "state here"):
-        table.add_column(heading)
-    for token in response.context_tokens:
-        inclination, state = _strongest(token.inclination, "{:.2f}"), _strongest(token.state, "{:.0%}")
-        table.add_row(Text(token.token), _trait(token), inclination, state)
-    console.print(table)
-    console.print(
-        "Trait is the lexicon's valence, arousal and dominance. "
-        "The inclination hardly depends on the context, the state does.",
-        style="dim",
-    )
-
-
-def _trait(token: TokenEmotions) -> str:
-    if token.trait is None:
-        return "not in the lexicon"
-    return ", ".join(f"{value:.2f}" for value in token.trait)
-
-
-def _strongest(values: tuple[float, ...], form: str) -> str:
-    best = max(range(len(values)), key=values.__getitem__)
-    return f"{EMOTIONS[best]} {form.format(values[best])}"
+def plain_console(out: IO[str]) -> Console:
+    """Return a console that writes text as it is."""
+    return Console(file=out, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False)

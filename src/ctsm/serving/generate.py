@@ -18,23 +18,22 @@ BATCH = 32
 def generate_file(responder: Responder, source: Path, out: Path, options: DecodingOptions) -> int:
     """Reply to every context of a JSONL file and write a replies file in the same order; returns their number.
 
+    Where a context gets the care notice, the reply is that, without tokens, and `notice` beside it is not null.
     A sampled reply depends on the seed and on its place in the file, not on how the contexts are batched.
 
     Raises:
-        CtsmError: a line is not an object with a list of texts as "context", or a context cannot be answered.
+        CtsmError: as `read_contexts`.
     """
-    items = list(_items(source))
-    if not items:
-        raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
+    items = read_contexts(source)
     # Similar lengths together: less padding.
     order = sorted(range(len(items)), key=lambda row: sum(map(len, items[row].context)))
-    replies: list[Reply | None] = [None] * len(items)
+    replies: list[GeneratedReply | None] = [None] * len(items)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         responses = responder.respond_batch([items[row].context for row in rows], options, seeds=rows)
         for row, response in zip(rows, responses, strict=True):
             item = items[row]
-            replies[row] = Reply(
+            replies[row] = GeneratedReply(
                 id=item.id,
                 conversation_id=item.conversation_id,
                 context=item.context,
@@ -44,13 +43,21 @@ def generate_file(responder: Responder, source: Path, out: Path, options: Decodi
                 emotion=item.emotion,
                 predicted=response.emotion,
                 system=responder.bundle.config.model,
+                notice=response.notice,
             )
     write_replies(out, (reply for reply in replies if reply is not None))
     return len(items)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneratedReply(Reply):
+    """A line of the file: a reply, and the care notice where that was given instead of one (docs/care.md)."""
+
+    notice: str | None
+
+
 @dataclass(frozen=True)
-class _Item:
+class ContextItem:
     """One input line: the fields of a reply that are known before it is made."""
 
     id: str
@@ -60,7 +67,25 @@ class _Item:
     emotion: str | None
 
 
-def _items(source: Path) -> Iterator[_Item]:
+def read_contexts(source: Path) -> list[ContextItem]:
+    """Read a JSONL file of contexts.
+
+    Raises:
+        CtsmError: there is no context, a line is not an object with a list of texts as "context", a context cannot be
+            answered, or an id is there twice.
+    """
+    items = list(_items(source))
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise CtsmError(f"{source}: the id {item.id!r} is used twice; give every context its own id.")
+        seen.add(item.id)
+    if not items:
+        raise CtsmError(f"{source}: holds no context; write one JSON object a line.")
+    return items
+
+
+def _items(source: Path) -> Iterator[ContextItem]:
     """Read the input lines; without an id, the line's number is it."""
     for number, (place, value) in enumerate(read_jsonl(source, "a file of contexts"), start=1):
         context = value.get("context")
@@ -73,4 +98,4 @@ def _items(source: Path) -> Iterator[_Item]:
         identity = texts["id"] or str(number)
         check_conversation(context, f"{place}: ")
         conversation = texts["conversation_id"] or identity
-        yield _Item(identity, conversation, tuple(context), texts["reference"], texts["emotion"])
+        yield ContextItem(identity, conversation, tuple(context), texts["reference"], texts["emotion"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctsm.care import notice_for_conversation
 from ctsm.corpus.batches import Batch, Ragged, collated_extras
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.encoding import EncodedContext, encode_context, encode_inferences
@@ -72,6 +73,8 @@ class Response:
         inferences: phrases inferred from the last turn, by relation.
         truncated: whether the beginning of a long context was left out.
         alternatives: further readable replies, from the second best on, where n-best decoding was asked for.
+        notice: the care notice where a turn of the speaker suggests self-harm or danger, else None. With a notice,
+            `text` is the notice, and there are no tokens and no alternatives; the emotions are given all the same.
     """
 
     text: str
@@ -82,6 +85,7 @@ class Response:
     inferences: dict[str, tuple[str, ...]]
     truncated: bool
     alternatives: tuple[str, ...] = ()
+    notice: str | None = None
 
     def top_emotions(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the most probable emotions with their probabilities."""
@@ -96,12 +100,14 @@ class Collated(NamedTuple):
         contexts: of each conversation, whole.
         kept: the same, cut to the last `MAX_CONTEXT` tokens where they were longer.
         inferences: from each last turn.
+        notices: what is said instead of a reply where a conversation suggests danger, else None.
     """
 
     batch: Batch
     contexts: list[EncodedContext]
     kept: list[EncodedContext]
     inferences: list[Inferences]
+    notices: list[str | None]
 
 
 class Responder:
@@ -109,10 +115,12 @@ class Responder:
 
     Args:
         bundle: from `load_bundle`.
+        care: whether a conversation that suggests self-harm or danger gets a notice instead of a reply (docs/care.md).
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, care: bool = True) -> None:
         self.bundle = bundle
+        self.care = care
         self._device = next(bundle.model.parameters()).device
 
     @cached_property
@@ -169,7 +177,9 @@ class Responder:
         kept = [_keep_last(context) for context in contexts]
         utterances = [turns[-1] for turns in conversations]
         inferences = self.source.infer(utterances)
-        return Collated(self._batch(kept, inferences, utterances).to(self._device), contexts, kept, inferences)
+        notices = [notice_for_conversation(turns) if self.care else None for turns in conversations]
+        batch = self._batch(kept, inferences, utterances).to(self._device)
+        return Collated(batch, contexts, kept, inferences, notices)
 
     def responses(
         self, collated: Collated, encoded: Context, replies: Sequence[Sequence[Hypothesis]]
@@ -178,20 +188,21 @@ class Responder:
         probabilities = _probabilities(encoded)
         responses = []
         for row, hypotheses in enumerate(replies):
-            context, kept = collated.contexts[row], collated.kept[row]
+            context, kept, notice = collated.contexts[row], collated.kept[row], collated.notices[row]
             tokens, *others = (tuple(self.bundle.vocabulary.words_of(reply.words, context.oov)) for reply in hypotheses)
-            responses.append(
-                Response(
-                    text=detokenise(tokens),
-                    tokens=tokens,
-                    emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
-                    probabilities=probabilities[row],
-                    context_tokens=self._token_emotions(encoded, row, kept),
-                    inferences=dict(zip(RELATIONS, collated.inferences[row], strict=True)),
-                    truncated=kept is not context,
-                    alternatives=tuple(map(detokenise, others)),
-                )
+            response = Response(
+                text=detokenise(tokens),
+                tokens=tokens,
+                emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
+                probabilities=probabilities[row],
+                context_tokens=self._token_emotions(encoded, row, kept),
+                inferences=dict(zip(RELATIONS, collated.inferences[row], strict=True)),
+                truncated=kept is not context,
+                alternatives=tuple(map(detokenise, others)),
             )
+            if notice is not None:
+                response = replace(response, text=notice, tokens=(), alternatives=(), notice=notice)
+            responses.append(response)
         return responses
 
     def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences], utterances: list[str]) -> Batch:
