@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jsonargparse
 
+from ctsm.care import NO_CARE_HELP
+
 LAST_PORT = 65_535
 
 HELP = "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page"
@@ -29,7 +31,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="let web pages of this origin use the API (again for more; default: none)",
     )
-    parser.add_argument("--no-care", action="store_true", help="let the model answer messages that suggest danger too")
+    parser.add_argument("--no-care", action="store_true", help=NO_CARE_HELP)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="of the computations (default: one a core)")
 

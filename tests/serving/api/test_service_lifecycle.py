@@ -180,7 +180,7 @@ def test_emotions_of_a_text_and_of_conversations(served: Any, responder: Any) ->
 
 
 def test_emotions_flag_danger_and_hold_nothing_back(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctsm.serving.api.service.notice_for", lambda text: "Call." if "danger" in text else None)
+    monkeypatch.setattr("ctsm.care.notice_for", lambda text: "Call." if "danger" in text else None)
     with served.http() as http:
         answer = http.post("/v1/emotions", json={"input": ["I am in danger.", "I am fine."]}).json()
     assert [one["notice"] for one in answer["data"]] == ["Call.", None]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from ctsm.care import notice_for
+from ctsm.care import notice_for_conversation
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.errors import CtsmError
 from ctsm.models.bundle import CONFIG
@@ -29,6 +29,7 @@ class Service:
 
     def __init__(self, responder: Responder, limits: Limits, name: str | None = None) -> None:
         bundle = responder.bundle
+        responder.care = False  # `notice` checks each conversation, before it waits for the model
         self.limits = limits
         self.name = name or "-".join(filter(None, [bundle.config.model, bundle.config.variant]))
         self.created = int((bundle.directory / CONFIG).stat().st_mtime)
@@ -48,11 +49,9 @@ class Service:
             message = f"There is no such model here; this service has {self.name}."
             raise ApiError(404, message, "model_not_found", "model")
 
-    def notice(self, said_by_user: Iterable[str]) -> str | None:
+    def notice(self, turns: Sequence[str]) -> str | None:
         """Return where to find help if one of the user's turns suggests danger; the one place that checks them."""
-        if not self.limits.care:
-            return None
-        notice = next(filter(None, map(notice_for, said_by_user)), None)
+        notice = notice_for_conversation(turns) if self.limits.care else None
         if notice is not None:
             self.metrics.notices.inc()
         return notice
