@@ -19,6 +19,7 @@ T words said, N replies kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,18 @@ def beam_search(model: EmpatheticModel, context: Context, options: DecodingOptio
         context: from `model.encode`.
         options: with the method "beam".
     """
+    *_, replies = beam_steps(model, context, options)
+    return replies or []
+
+
+def beam_steps(
+    model: EmpatheticModel, context: Context, options: DecodingOptions
+) -> Iterator[list[list[Hypothesis]] | None]:
+    """Search step by step, so that a caller can do other things in between; arguments as for `beam_search`.
+
+    Yields:
+        None after each step, and the replies at last.
+    """
     device = context.memory.device
     next_words = NextWords.of(model, options, device)
     count = context.memory.shape[0]
@@ -126,7 +139,8 @@ def beam_search(model: EmpatheticModel, context: Context, options: DecodingOptio
         if len(going) < len(examples) or width < options.beam_size:
             source = source.rows(parents_R)
         examples, prefixes = examples[going], Prefixes(*(field[going] for field in prefixes))
-    return kept.replies()
+        yield None
+    yield kept.replies()
 
 
 def _empty_prefixes(count: int, device: torch.device) -> Prefixes:

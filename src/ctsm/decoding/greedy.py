@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ctsm.decoding.next_words import NEVER_SAID, NextWords
 from ctsm.decoding.options import MAX_TOKENS, DecodingOptions
-from ctsm.decoding.single import Hypothesis, follow
+from ctsm.decoding.single import Choose, Hypothesis, follow
 from ctsm.models.base import Context, DecoderStep, EmpatheticModel
 from ctsm.nn.pointer import CopySource
 
@@ -34,6 +34,11 @@ def greedy_search(model: EmpatheticModel, context: Context, options: DecodingOpt
         context: from `model.encode`.
         options: the length limit and the rules against repetition.
     """
+    return follow(model, context, options.max_tokens, greedy_choice(model, context, options))
+
+
+def greedy_choice(model: EmpatheticModel, context: Context, options: DecodingOptions) -> Choose:
+    """Return what chooses the word with the highest score; arguments as for `greedy_search`."""
     next_words = NextWords.of(model, options, context.memory.device)
 
     def choose(state: DecoderStep, source: CopySource, said_NT: Tensor, _rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,4 +47,4 @@ def greedy_search(model: EmpatheticModel, context: Context, options: DecodingOpt
             return candidates.ids[:, 0], candidates.log_probability[:, 0]
         return model.generator.best_word(state.hidden[:, -1], state.copy_scores[:, -1], source, next_words.banned)
 
-    return follow(model, context, options.max_tokens, choose)
+    return choose

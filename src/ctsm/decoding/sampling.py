@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ctsm.decoding.next_words import NextWords
 from ctsm.decoding.options import DecodingOptions
-from ctsm.decoding.single import Hypothesis, follow
+from ctsm.decoding.single import Choose, Hypothesis, follow
 from ctsm.models.base import Context, DecoderStep, EmpatheticModel
 from ctsm.nn.pointer import CopySource
 from ctsm.nn.top_k import top_k
@@ -44,10 +44,25 @@ def sample(
         options: with the method "sample".
         seeds: of each reply; with the seed of the options they decide its random numbers.
     """
+    numbers_BT = random_numbers(options.seed, seeds, options.max_tokens)
+    return follow(model, context, options.max_tokens, sampled_choice(model, context, options, numbers_BT))
+
+
+def sampled_choice(
+    model: EmpatheticModel, context: Context, options: DecodingOptions, numbers_BT: npt.NDArray[np.float64]
+) -> Choose:
+    """Return what draws a word.
+
+    Args:
+        model: in evaluation mode.
+        context: from `model.encode`.
+        options: with the method "sample".
+        numbers_BT: uniform in [0, 1), one for each reply and step.
+    """
     device = context.memory.device
     next_words = NextWords.of(model, options, device)
     extended_size = max(model.vocabulary_size, int(context.source.ids.max()) + 1)
-    uniform_BT = torch.from_numpy(random_numbers(options.seed, seeds, options.max_tokens)).to(device)
+    uniform_BT = torch.from_numpy(numbers_BT).to(device)
 
     def choose(state: DecoderStep, source: CopySource, said_NT: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         if options.top_k:
@@ -61,7 +76,7 @@ def sample(
         place_N1 = draw(weights_NK, uniform_BT[rows, said_NT.shape[1]])[:, None]
         return candidates.ids.gather(1, place_N1)[:, 0], candidates.log_probability.gather(1, place_N1)[:, 0]
 
-    return follow(model, context, options.max_tokens, choose)
+    return choose
 
 
 def random_numbers(seed: int | None, seeds: Sequence[int], count: int) -> npt.NDArray[np.float64]:

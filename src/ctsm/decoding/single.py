@@ -31,31 +31,58 @@ class Hypothesis:
     log_probability: float
 
 
-def follow(model: EmpatheticModel, context: Context, max_tokens: int, choose: Choose) -> list[Hypothesis]:
-    """Return a reply to each context: `choose` a word at each step until EOS or `max_tokens` words.
+class Paths:
+    """Replies to a batch of contexts that grow by one word a step.
 
-    Each step computes one position from the caches, and finished replies leave the batch.
+    Each step computes one position from the caches. Replies leave the batch with `keep`.
+
+    Args:
+        model: in evaluation mode.
+        context: from `model.encode`.
+        choose: finds the next words.
+
+    Attributes:
+        rows: places in the batch of the replies that still grow [N].
+        said: their extended word ids so far, EOS included [N, T].
+        total: the sums of the model's log-probabilities of these words [N].
     """
-    cache = model.start_decoding(context)
-    source = context.source
-    device = context.memory.device
-    count = context.memory.shape[0]
-    replies = torch.full((count, max_tokens), EOS, device=device)
-    totals = torch.zeros(count, dtype=torch.float64, device=device)
-    # Of the unfinished replies: their rows in the batch, words and log-probabilities so far.
-    rows, said, total = torch.arange(count, device=device), replies[:, :0], totals
+
+    def __init__(self, model: EmpatheticModel, context: Context, choose: Choose) -> None:
+        device = context.memory.device
+        self._model, self._context, self._choose = model, context, choose
+        self._cache = model.start_decoding(context)
+        self._source = context.source
+        self.rows = torch.arange(len(context.memory), device=device)
+        self.said = torch.empty((len(self.rows), 0), dtype=torch.long, device=device)
+        self.total = torch.zeros(len(self.rows), dtype=torch.float64, device=device)
+
+    def step(self) -> Tensor:
+        """Add one word to each reply and return these words [N]."""
+        state = self._model.decode(self.said[:, -1:], self._context, self._cache)
+        words, log_probability = self._choose(state, self._source, self.said, self.rows)
+        self.said = torch.cat([self.said, words[:, None]], dim=1)
+        self.total = self.total + log_probability
+        return words
+
+    def keep(self, going: Tensor) -> None:
+        """Let only these replies go on (indices into `rows`)."""
+        self.rows, self.said, self.total = self.rows[going], self.said[going], self.total[going]
+        self._cache, self._source = self._cache.select(going), self._source.rows(going)
+
+
+def follow(model: EmpatheticModel, context: Context, max_tokens: int, choose: Choose) -> list[Hypothesis]:
+    """Return a reply to each context: `choose` a word at each step until EOS or `max_tokens` words."""
+    paths = Paths(model, context, choose)
+    replies = torch.full((len(paths.rows), max_tokens), EOS, device=paths.rows.device)
+    totals = torch.zeros_like(paths.total)
     for length in range(1, max_tokens + 1):
-        words, log_probability = choose(model.decode(said[:, -1:], context, cache), source, said, rows)
-        said = torch.cat([said, words[:, None]], dim=1)
-        total = total + log_probability
-        going = (words != EOS).nonzero().squeeze(1)
+        going = (paths.step() != EOS).nonzero().squeeze(1)
         left = 0 if length == max_tokens else going.numel()
-        if left < rows.numel():
-            replies[rows, :length], totals[rows] = said, total
+        if left < paths.rows.numel():
+            replies[paths.rows, :length], totals[paths.rows] = paths.said, paths.total
             if not left:
                 break
-            rows, said, total = rows[going], said[going], total[going]
-            cache, source = cache.select(going), source.rows(going)
+            paths.keep(going)
     return hypotheses(replies, totals)
 
 
