@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo model test test-long test-models test-real check format clean
+.PHONY: help install demo model test test-long test-models test-real fuzz check format clean
 
 help:
 	@echo "make demo       prepare the built-in sample, train a small CTSM, evaluate it, answer three situations"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long  kill and resume tests that take longer"
 	@echo "make test-models  every system overfits 32 conversations (minutes for each)"
 	@echo "make test-real  tests on the real data in CTSM_DATA"
+	@echo "make fuzz       50,000 requests of all kinds to the service"
 	@echo "make check      lint, format and strict types"
 	@echo "make format     format the code"
 
@@ -39,6 +40,9 @@ test-models: install
 
 test-real: install
 	$(BIN)/python -m pytest -m real
+
+fuzz: install
+	CTSM_FUZZ_CASES=50000 $(BIN)/python -m pytest tests/serving/api/test_api_fuzz.py
 
 check: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -94,5 +95,7 @@ def _write(figure: Figure, stream: Any, kind: str, **options: Any) -> None:
     import matplotlib as mpl
 
     metadata = {"Date": None} if kind == "svg" else None
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box; a reader of the figure sees that.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format=kind, metadata=metadata, **options)

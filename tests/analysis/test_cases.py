@@ -16,6 +16,7 @@ from ctsm import load
 from ctsm.analysis import cases as cases_module
 from ctsm.analysis.cases import Contexts, _perceived_in_data, _perceived_in_texts, make_cases, system_names
 from ctsm.analysis.cases_pick import Choice, disagreement, pick
+from ctsm.care import notice_for
 from ctsm.cli.main import main
 from ctsm.corpus.prepare import PrepareOptions, prepare
 from ctsm.errors import CtsmError
@@ -228,7 +229,7 @@ def test_five_contexts_of_the_data_unless_told_otherwise(
         (["--data", "DATA", "--id", "a", "a"], "--id names a context twice"),
         (["--data", "DATA", "--count", "0"], "--count is 0; it must be at least 1."),
         (["--data", "DATA", "--emotion", "glad"], "no context has the label 'glad'"),
-        (["--data", "DATA", "RUN"], "is given twice; give each run once."),
+        (["--data", "DATA", "RUN"], "is given twice, as a run or its model; give each once."),
         (["--contexts", "twice.jsonl"], "twice.jsonl: the id 'x' is used twice"),
         (["--contexts", "absent.jsonl"], "absent.jsonl: no such file"),
     ],
@@ -252,3 +253,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"twice.jsonl"}
+
+
+def test_what_a_system_says_is_shown_even_where_a_notice_would_stand(runs: dict[str, Path]) -> None:
+    danger = "i want to kill myself"
+    assert notice_for(danger) is not None
+    item = ContextItem("x", "x", (danger,), None, None)
+    (case,) = make_cases([runs["first"]], Contexts("here", [item]), Choice())
+    assert case.answers[0].reply == load(runs["first"], care=False).respond([danger]).text

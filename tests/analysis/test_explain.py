@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,7 +20,7 @@ from PIL import Image
 import ctsm
 from ctsm.analysis.comparison import change_of, compare_words
 from ctsm.analysis.explain import Explanation, explain
-from ctsm.analysis.explain_figure import MAX_WORDS, draw_explanation
+from ctsm.analysis.explain_figure import MAX_WORDS, draw_explanation, draw_inclination
 from ctsm.analysis.explain_files import explanation_page, explanation_text, write_explanation
 from ctsm.analysis.order import DISPLAYED
 from ctsm.cli.main import main
@@ -132,7 +134,7 @@ def texts_of(figure: object) -> list[str]:
 def test_the_figure_names_words_emotions_and_panels(explanation: Explanation) -> None:
     shown = texts_of(draw_explanation(explanation))
     for emotion in DISPLAYED:
-        assert shown.count(emotion) == 3  # a row of each of the three maps
+        assert shown.count(emotion) == 2  # a row of each of the two maps
     for word in explanation.words:
         assert word.token in shown
     for panel in ("Trait", "Weight", "State", "Inclination", "Copying", "All words", "Inferred"):
@@ -161,6 +163,23 @@ def test_a_long_context_shows_its_last_words(responder: Responder) -> None:
     assert "w59" in shown
     assert f"w{60 - MAX_WORDS}" in shown
     assert f"w{59 - MAX_WORDS}" not in shown
+    assert f"The last {MAX_WORDS} of 60 words are shown." in shown
+
+
+def test_the_file_is_there_when_the_reader_of_the_text_has_gone(ctsm_directory: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ctsm.cli.main", "explain", str(ctsm_directory), "hello you", "-o", "x.json"]
+    ended = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)} | true"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert ended.stderr == ""
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["turns"] == ["hello you"]
+
+
+def test_the_page_has_the_raw_inclination_too(responder: Responder) -> None:
+    figure = draw_inclination(explain(responder, ["i am happy"]))
+    shown = texts_of(figure)
+    assert all(emotion in shown for emotion in DISPLAYED)
+    assert "Inclination, raw" in explanation_page(explain(responder, ["i am happy"]))
 
 
 class Page(HTMLParser):
@@ -236,6 +255,7 @@ def test_the_verb_compares_a_word(ctsm_directory: Path, tmp_path: Path, capsys: 
         (["hi", "--against", "hi", "-o", "x.html"], "ends in none of .png, .svg, .pdf"),
         (["hi", "--context", "one turn"], "the last of 2 turns is the listener's"),
         (["   "], "holds no words"),
+        (["hi", "-o", "FOLDER.svg"], "is a folder"),
         (["hi there", "--against", "hello", "--word", "hi"], "no word in common"),
     ],
 )
@@ -248,12 +268,13 @@ def test_what_cannot_be_explained_is_one_sentence_and_leaves_nothing(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER.svg").mkdir()
     assert main(["explain", str(ctsm_directory), *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["FOLDER.svg"]
 
 
 def test_without_matplotlib_a_figure_is_refused_before_the_model_is_loaded(

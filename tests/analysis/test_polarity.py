@@ -179,3 +179,12 @@ def test_data_without_vectors_is_refused(prepared: Path, tmp_path: Path, capsys:
     assert main(["polarity", "--data", str(prepared), "-o", str(tmp_path / "out")]) == 2
     assert "was prepared without --vectors" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_where_the_folder_should_be_is_refused_first(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    assert main(["polarity", "--data", str(prepared), "-o", str(tmp_path / "out")]) == 2
+    assert "is a file; choose a folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"

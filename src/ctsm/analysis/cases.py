@@ -16,7 +16,7 @@ from ctsm.corpus.emotions import EMOTIONS
 from ctsm.corpus.prepared import PreparedData
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
-from ctsm.models.bundle import load_bundle
+from ctsm.models.bundle import load_bundle, resolve_directory
 from ctsm.serving.generate import BATCH, ContextItem, read_contexts
 from ctsm.serving.responder import Responder
 
@@ -159,16 +159,18 @@ def system_names(systems: Sequence[tuple[Path, str, str, int]]) -> list[str]:
 
 def _load(runs: Sequence[Path], device: str) -> dict[str, Responder]:
     """Load every run, by its name."""
-    places = [run.resolve() for run in runs]
+    places = [resolve_directory(run).resolve() for run in runs]
     for number, run in enumerate(runs):
         if places[number] in places[:number]:
-            raise CtsmError(f"{run}: is given twice; give each run once.")
+            raise CtsmError(f"{run}: is given twice, as a run or its model; give each once.")
     bundles = [load_bundle(run, device) for run in runs]
     facts = [
         (place, bundle.config.model, bundle.config.variant, bundle.config.training.seed)
         for place, bundle in zip(places, bundles, strict=True)
     ]
-    return dict(zip(system_names(facts), map(Responder, bundles), strict=True))
+    # What a system says is shown as it is: the care notice is for those who talk to it.
+    responders = [Responder(bundle, care=False) for bundle in bundles]
+    return dict(zip(system_names(facts), responders, strict=True))
 
 
 def _perceived(

@@ -68,7 +68,8 @@ def pick(
     """
     if choice.ids:
         return _named(items, choice.ids, place)
-    rows = [row for row, item in enumerate(items) if choice.emotion in ("", item.emotion)]
+    wanted = choice.emotion.lower()
+    rows = [row for row, item in enumerate(items) if wanted in ("", (item.emotion or "").lower())]
     if not rows:
         labels = ", ".join(sorted({item.emotion for item in items if item.emotion})) or "none at all"
         raise CtsmError(f"{place}: no context has the label {choice.emotion!r}; the labels there: {labels}.")

@@ -28,6 +28,15 @@ from ctsm.models.ctsm import CTSM
 from ctsm.nn.pointer import PointerGenerator
 from ctsm.serving.responder import Responder, Response, TokenEmotions
 
+RELATION_WORDS = {
+    "xIntent": "wanted (xIntent)",
+    "xNeed": "needed before (xNeed)",
+    "xWant": "wants next (xWant)",
+    "xEffect": "effect (xEffect)",
+    "xReact": "feels (xReact)",
+}
+"""What the relations of an inference say of the speaker."""
+
 
 @dataclass(frozen=True)
 class ReplyWord:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsm.analysis.explain import Explanation
+from ctsm.analysis.explain import RELATION_WORDS, Explanation
 from ctsm.analysis.order import DISPLAYED, DISPLAYED_INDEX, PLEASANT
 from ctsm.figures import house_style
 
@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 MAX_WORDS = 40
 """Words of the context that a figure shows; of a longer one the last."""
 MAX_PHRASES = 3
+LEAST_SCALE = 0.2
+"""Upper end of the colours of the copy weights at least, so that next to nothing does not look like much."""
 STANDARDISED = (
     "Standard deviations (s.d.) from the mean of all words of the vocabulary, emotion by emotion. Beside the word only "
     "its position and its speaker count here: it is nearly the same in every context."
@@ -32,21 +34,14 @@ PALETTE = "YlGnBu"  # from light to dark in every kind of colour vision and in g
 INK, GREY, BAND = "0.1", "0.55", "0.93"
 LEFT, BAR, COLUMN_GAP, RIGHT, MARGIN = 1.15, 0.1, 0.75, 2.35, 0.2  # inches: labels, colour bar, right column, edges
 ROW, TRAIT, GAP, LABELS = 0.148, 0.42, 0.42, 0.62  # inches: row of a map, bars of one dimension, title, word labels
-RELATIONS = {
-    "xIntent": "wanted",
-    "xNeed": "needed before",
-    "xWant": "wants next",
-    "xEffect": "effect",
-    "xReact": "feels",
-}
 
 
 def draw_explanation(explanation: Explanation) -> Figure:
     """Return the figure of an explanation.
 
     From top to bottom: what was said, perceived and replied; the trait of each word; its weight in the decision; the
-    state map beside the distribution of emotions; the inclination, standardised and raw; where the reply's words were
-    copied from.
+    state map beside the distribution of emotions; the inclination, standardised; where the reply's words were copied
+    from.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -64,10 +59,25 @@ def draw_explanation(explanation: Explanation) -> Figure:
         _distribution(figure, page)
         _map(figure, page, "standardised", page.standardised, "Inclination to each emotion word, standardised", "s.d.")
         _note(figure, page, "standardised", STANDARDISED)
-        _map(figure, page, "raw", page.inclination, "Inclination to each emotion word, raw", "cosine")
-        _note(figure, page, "raw", RAW)
         if page.copied.size:
             _copies(figure, page)
+        return figure
+
+
+def draw_inclination(explanation: Explanation) -> Figure:
+    """Return the raw inclination (eq. 7) of each word as a figure of its own.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    with house_style():
+        from matplotlib.figure import Figure
+
+        page = _Page.of(explanation)
+        page.tops, page.height = {"raw": 0.45}, 0.45 + len(DISPLAYED) * ROW + LABELS + 0.1
+        figure = Figure(figsize=(page.width, page.height))
+        _map(figure, page, "raw", page.inclination, "Inclination to each emotion word, raw", "cosine")
+        _note(figure, page, "raw", RAW)
         return figure
 
 
@@ -87,12 +97,13 @@ class _Page:
         shown = min(len(explanation.words), MAX_WORDS)
         width = MARGIN + LEFT + _words_width(shown) + COLUMN_GAP + RIGHT + MARGIN
         head = _head_lines(explanation, int(width * 12.5))
+        if shown < len(explanation.words):
+            head.append(f"The last {shown} of {len(explanation.words)} words are shown.")
         heights = {
             "trait": 3 * TRAIT,
             "weights": 2 * TRAIT,
             "state": len(DISPLAYED) * ROW,
             "standardised": len(DISPLAYED) * ROW,
-            "raw": len(DISPLAYED) * ROW,
             "copies": len(explanation.reply) * ROW * 1.35,
         }
         tops, top = {}, MARGIN + 0.21 * len(head) + 0.1
@@ -178,10 +189,10 @@ def _trait(figure: Figure, page: _Page) -> None:
                 axes.axvspan(place - 0.5, place + 0.5, color=BAND, lw=0)
         axes.axhline(0.5, color=GREY, lw=0.6, ls=":")
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, 1])
+        axes.set_yticks([0.5])
         _bar_row(axes, name, len(page.words))
         if row == 0:
-            _title(axes, "Trait: the word in the lexicon (grey: not in it)")
+            _title(axes, "Trait: 0 to 1, in the lexicon (grey: not in it)")
 
 
 def _weights(figure: Figure, page: _Page) -> None:
@@ -197,7 +208,7 @@ def _weights(figure: Figure, page: _Page) -> None:
         else:
             axes.bar(places, values, width=0.62, color="#1f5f8b")
         axes.set_ylim(0, high * 1.05)
-        axes.set_yticks([0, high], ["0", f"{high:.2f}"])
+        axes.set_yticks([high], [f"{high:.2f}"])  # a second label would touch the next row's
         _bar_row(axes, name, len(page.words))
         if row == 0:
             _title(axes, "Weight: by intensity (mean 1), by attention (sum 1)")
@@ -252,11 +263,11 @@ def _inferences(figure: Figure, page: _Page) -> None:
     """Write the inferences that the model read, in the right column."""
     axes = page.axes(figure, page.tops["trait"], 5 * TRAIT + GAP, page.right, RIGHT)
     axes.set_axis_off()
-    _title(axes, "Inferred from the last turn")
+    _title(axes, f"Inferred (first {MAX_PHRASES} of each)")
     lines = []
     for relation, phrases in page.explanation.response.inferences.items():
         shown = "; ".join(phrases[:MAX_PHRASES]) or "nothing"
-        lines += textwrap.wrap(f"{RELATIONS[relation]}: {shown}", 36, subsequent_indent="   ", max_lines=3)
+        lines += textwrap.wrap(f"{RELATION_WORDS[relation]}: {shown}", 36, subsequent_indent="   ", max_lines=3)
     axes.text(0, 1, "\n".join(lines), va="top", fontsize=8, linespacing=1.35, color=INK, parse_math=False)
 
 
@@ -271,8 +282,8 @@ def _copies(figure: Figure, page: _Page) -> None:
     """Draw the copy weights of the reply's words (rows), and the share of each word that was copied."""
     height = len(page.copied) * ROW * 1.35
     axes = page.axes(figure, page.tops["copies"], height)
-    high = float(page.copied.max())
-    mesh = axes.pcolormesh(page.copied, cmap=PALETTE, vmin=0, vmax=max(high, 1e-9), edgecolors="white", linewidth=0.3)
+    high = max(float(page.copied.max()), LEAST_SCALE)
+    mesh = axes.pcolormesh(page.copied, cmap=PALETTE, vmin=0, vmax=high, edgecolors="white", linewidth=0.3)
     axes.invert_yaxis()
     tokens = [_plain(word.token) for word in page.explanation.reply]
     axes.set_yticks(np.arange(len(tokens)) + 0.5, tokens, fontsize=8.5)
@@ -287,6 +298,8 @@ def _copies(figure: Figure, page: _Page) -> None:
     share = page.axes(figure, page.tops["copies"], height, page.right, RIGHT - 0.75)
     copied = [word.copied for word in page.explanation.reply]
     share.barh(np.arange(len(copied)) + 0.5, copied, color="#1f5f8b", height=0.66)
+    for place, value in enumerate(copied):
+        share.text(value + 0.04, place + 0.5, f"{value:.0%}", va="center", fontsize=7.5, color=INK)
     share.set_ylim(len(copied), 0)
     share.set_xlim(0, 1)
     share.set_xticks([0, 1], ["all written", "all copied"], fontsize=7.5)

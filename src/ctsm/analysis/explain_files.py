@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ctsm.analysis.comparison import WordChange
 from ctsm.analysis.comparison_figure import draw_comparison
-from ctsm.analysis.explain import Explanation
-from ctsm.analysis.explain_figure import draw_explanation
+from ctsm.analysis.explain import RELATION_WORDS, Explanation
+from ctsm.analysis.explain_figure import draw_explanation, draw_inclination
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.errors import CtsmError
 from ctsm.figures import inline_svg, require_matplotlib, save_figure
@@ -25,6 +25,8 @@ CAPTION = (
     "Trait, weight, state and inclination of each word. Stronger colour is more; grey words are not in the lexicon."
 )
 
+RAW_CAPTION = "Cosine of each word with each of the 32 emotion words, as eq. 7 has it; hardly depends on the context."
+
 
 def check_output(path: Path, comparison: bool) -> None:
     """Refuse a file that could not be written, before a model is loaded.
@@ -36,6 +38,8 @@ def check_output(path: Path, comparison: bool) -> None:
     formats = FIGURES if comparison else FORMATS
     if path.suffix not in formats:
         raise CtsmError(f"{path}: ends in none of {', '.join(formats)}; choose a name with one of these endings.")
+    if path.is_dir():
+        raise CtsmError(f"{path}: is a folder; choose the name of a file.")
     if path.suffix != ".json":
         require_matplotlib()
 
@@ -68,6 +72,9 @@ def explanation_page(explanation: Explanation) -> str:
         explanation=explanation,
         figure=inline_svg(draw_explanation(explanation), CAPTION, "explanation"),
         caption=CAPTION,
+        raw=inline_svg(draw_inclination(explanation), RAW_CAPTION, "inclination"),
+        raw_caption=RAW_CAPTION,
+        relations=RELATION_WORDS,
         words=[(word, top_states(word.state)) for word in explanation.words],
         reply=[
             (word, tokens[origin] if word.copied >= LEAST_COPIED else "-")
@@ -106,11 +113,12 @@ def explanation_text(explanation: Explanation) -> str:
     tops = ", ".join(f"{name} {share:.1%}" for name, share in response.top_emotions(5))
     copied = [f"{word.token} {word.copied:.0%}" for word in explanation.reply if word.copied >= LEAST_COPIED]
     lines = [
-        f"reply      {response.text}",
-        f"perceived  {tops}",
-        f"copied     {', '.join(copied) or f'no word (each less than {LEAST_COPIED:.0%})'}",
+        f"{'reply':<22} {response.text}",
+        f"{'perceived':<22} {tops}",
+        f"{'copied':<22} {', '.join(copied) or f'no word (each less than {LEAST_COPIED:.0%})'}",
     ]
-    lines += [f"{relation:<10} {'; '.join(phrases) or 'nothing'}" for relation, phrases in response.inferences.items()]
+    for relation, phrases in response.inferences.items():
+        lines.append(f"{RELATION_WORDS[relation]:<22} {'; '.join(phrases) or 'nothing'}")
     if response.truncated:
         lines.append("The beginning of the conversation is too long for the model and was left out.")
     return "\n".join(lines)

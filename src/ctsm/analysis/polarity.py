@@ -34,7 +34,7 @@ Missing = Literal["random", "left out"]
 NEUTRAL = 0.5
 SEEDS = (1, 2, 3, 4, 5)
 BANDS = (0, 1, 2, 5, 20, 100, 1000)
-"""Smallest count of each frequency band; words that only situations hold have count 0."""
+"""Smallest count of each frequency band. Words of situations alone, or of a last turn without a reply, have 0."""
 PAPER_WORDS, PAPER_DISAGREEING = 23_712, 11_559
 TOP_WORDS = 40
 STAND_INS = {"anticipating": "anticipate"}
@@ -52,7 +52,7 @@ class Words:
         in_lexicon: [W].
         vectors: from the file; rows without a vector are not used [W, D].
         has_vector: [W].
-        counts: running tokens of the dialogues of all splits, each turn counted once [W].
+        counts: running tokens of the turns that models read or write, in all splits, each turn counted once [W].
     """
 
     words: tuple[str, ...]
@@ -291,7 +291,7 @@ def _reading(words: Words, outside: Outside, seed: int | None, counted: Mask, ve
 
 
 def _running_tokens(data: PreparedData) -> NDArray[np.int64]:
-    """Count each vocabulary word in the dialogues [V]: the last example of a conversation holds all its turns."""
+    """Count each vocabulary word [V]: the last example of a conversation holds all its turns up to the last reply."""
     counts = np.zeros(len(data.vocabulary), dtype=np.int64)
     for split in SPLITS:
         examples = data.examples(split)

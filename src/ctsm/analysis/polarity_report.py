@@ -49,7 +49,7 @@ def polarity_markdown(study: PolarityStudy, figure: str | None = None) -> str:
             _readings_table(study),
             _why(study),
             "## By frequency\n",
-            "Share of the words that disagree, by how often a word occurs in the dialogues (0: only in situations).\n",
+            "Share of the words that disagree, by how often a word occurs in the turns that models read or write.\n",
             _bands_table(study),
             "## The most frequent words that disagree\n",
             "Of the words of the lexicon that have a vector.\n",
@@ -115,12 +115,14 @@ def _why(study: PolarityStudy) -> str:
         "With the paper's default, valence 0, all of these are trait-negative, whatever they mean, and "
         f"{_percent(as_printed.outside_disagreeing, outside)} of them disagree (seed {as_printed.seed}); of the "
         f"{listed:,} words of the lexicon",
-        f"{_percent(as_printed.disagreeing - as_printed.outside_disagreeing, listed)} do.",
+        f"{_percent(as_printed.disagreeing - as_printed.outside_disagreeing, listed)} do, because the words outside",
+        "draw the centroid of the negative ones towards them.",
         "A word without a vector gets a random one, and its state is a toss of a coin: of the words that have a vector",
         f"{_percent(with_vector.disagreeing, with_vector.words)} disagree, of those that the lexicon has too",
         f"{_percent(certain.disagreeing, certain.words)}.",
-        "The last share is the one that speaks of emotions alone; the paper's is close to that of a coin, and its",
-        "words and vectors are not published.",
+        f"How many words have none depends on the file: here {as_printed.words - with_vector.words:,}.",
+        "The last share is the one that speaks of emotions alone. The words and vectors behind the paper's are not",
+        "published, so how much of it is chance cannot be told.",
         "Running tokens weigh frequent words, most of which are outside the lexicon.",
     ]
     return " ".join(sentences) + "\n"

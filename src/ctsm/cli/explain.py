@@ -8,8 +8,9 @@ import jsonargparse
 
 HELP = "show the trait and state emotions of each word of a text, and what the reply rests on, as a figure"
 EPILOG = (
+    "Write TEXT before --context. "
     'To see one word in two contexts: ctsm explain RUN "TEXT" --against "OTHER TEXT" --word excited -o figure.svg; '
-    "without --word the word of the lexicon whose state changes most is taken."
+    "without --word the word of the lexicon whose state changes most is taken. --context goes with TEXT alone."
 )
 
 
@@ -51,16 +52,16 @@ def run(arguments: jsonargparse.Namespace) -> None:
         check_output(arguments.out, comparison=arguments.against is not None)
     responder = load(arguments.run, arguments.device)
     explanation = explain(responder, [*arguments.context, arguments.text])
-    if arguments.against is None:
-        print(explanation_text(explanation))
-        Console().print(explanation_table(explanation))
-    else:
+    if arguments.against is not None:
         other = explain(responder, [arguments.against])
         change = change_of(compare_words(explanation, other), arguments.word)
-        print(change_text(change))
-    if arguments.out is not None:
-        if arguments.against is None:
-            write_explanation(explanation, arguments.out)
-        else:
+        if arguments.out is not None:
             write_comparison(explanation, other, change, arguments.out)
+        print(change_text(change))
+    else:
+        if arguments.out is not None:
+            write_explanation(explanation, arguments.out)
+        print(explanation_text(explanation))
+        Console().print(explanation_table(explanation))
+    if arguments.out is not None:
         print(arguments.out)

@@ -29,6 +29,7 @@ VERBS = {
     "generate": "reply to conversations in a JSONL file",
     "chat": "talk to a model in the terminal",
     "serve": "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page",
+    "judge": "let people compare two systems' replies: make a study, serve it, report what they said",
     "bench": "measure training, decoding, replies and start-up against a plain path and the machine's limit",
 }
 

@@ -24,12 +24,15 @@ def run(arguments: jsonargparse.Namespace) -> None:
 
     from ctsm.analysis.polarity import study_polarity
     from ctsm.analysis.polarity_report import polarity_markdown, write_polarity
+    from ctsm.errors import CtsmError
     from ctsm.figures import require_matplotlib
 
     if arguments.out is not None:
         require_matplotlib()
+        if arguments.out.is_file():
+            raise CtsmError(f"{arguments.out}: is a file; choose a folder.")
     study = study_polarity(arguments.data)
+    paths = [] if arguments.out is None else write_polarity(study, arguments.out)
     Console().print(Markdown(polarity_markdown(study)))
-    if arguments.out is not None:
-        for path in write_polarity(study, arguments.out):
-            print(path)
+    for path in paths:
+        print(path)

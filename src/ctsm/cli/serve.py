@@ -6,6 +6,10 @@ from pathlib import Path
 
 import jsonargparse
 
+from ctsm.care import NO_CARE_HELP
+
+LAST_PORT = 65_535
+
 HELP = "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page"
 
 
@@ -27,23 +31,25 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="let web pages of this origin use the API (again for more; default: none)",
     )
-    parser.add_argument("--no-care", action="store_true", help="let the model answer messages that suggest danger too")
+    parser.add_argument("--no-care", action="store_true", help=NO_CARE_HELP)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="of the computations (default: one a core)")
 
 
 def run(arguments: jsonargparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    from ctsm.errors import CtsmError, MissingExtraError
+    from ctsm.decoding.options import LARGEST
+    from ctsm.errors import CtsmError
+    from ctsm.serving.limits import Limits
     from ctsm.serving.serve import Address, read_keys, serve
 
-    for name in ("max_queue", "max_tokens", "max_body", "timeout"):
+    for name in ("max_queue", "max_body", "timeout"):
         if arguments[name] <= 0:
             raise CtsmError(f"--{name.replace('_', '-')} is {arguments[name]}; it must be greater than 0.")
-    try:
-        from ctsm.serving.api.service import Limits
-    except ImportError:
-        raise MissingExtraError("serve", "`ctsm serve`") from None
+    for name, least, most in (("port", 0, LAST_PORT), ("max_tokens", 1, LARGEST), ("threads", 0, LARGEST)):
+        if not least <= arguments[name] <= most:
+            value = f"--{name.replace('_', '-')} is {arguments[name]}"
+            raise CtsmError(f"{value}; it must be from {least} to {most:,}.")
     serve(
         arguments.run,
         Address(arguments.host, arguments.port),

@@ -41,6 +41,11 @@ class Cohort(Protocol):
         """All that were started together."""
         ...
 
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that go on."""
+        ...
+
     def step(self) -> bool:
         """Do a little; returns whether anything is left to do."""
         ...
@@ -67,6 +72,7 @@ class AtOnce:
 
     def __init__(self, responder: Responder, tasks: Sequence[Task], tell: Tell) -> None:
         self.tasks = tasks
+        self.rows = sum(task.rows for task in tasks)
         self._responder, self._tell = responder, tell
 
     def step(self) -> bool:
@@ -142,6 +148,11 @@ class PathsCohort:
             if choice == 0:
                 tell(task, Perceived(response))
 
+    @property
+    def rows(self) -> int:
+        """One for each reply that goes on."""
+        return len(self._growing)
+
     def step(self) -> bool:
         """Add a word to each reply."""
         words = self._paths.step().tolist()
@@ -167,6 +178,7 @@ class BeamCohort:
 
     def __init__(self, responder: Responder, tasks: Sequence[ReplyTask], tell: Tell) -> None:
         self.tasks = tasks
+        self.rows = sum(task.rows for task in tasks)
         self._tell, self._vocabulary = tell, responder.bundle.vocabulary
         collated, encoded, responses = _perceive(responder, [task.turns for task in tasks])
         for task, response in zip(tasks, responses, strict=True):

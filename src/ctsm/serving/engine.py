@@ -1,8 +1,8 @@
 """The engine: one thread that owns the model and computes what clients ask, many at a time.
 
 Tasks wait in a bounded queue. The engine takes the oldest one and those of its group (same method, like length) that
-have come meanwhile as a cohort: one batch. Cohorts take turns step by step, so a new request does not wait for long
-replies to end. Replies are those that each request would get alone.
+have come meanwhile as a cohort: one batch. Cohorts take turns step by step: those of different methods, and of one
+method the next with the last replies of the one before. Replies are those that each request would get alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,13 +18,16 @@ import torch
 
 from ctsm.errors import CtsmError
 from ctsm.serving.cohort import Cohort, start_cohort
+from ctsm.serving.discreet import describe_error
 from ctsm.serving.responder import Responder
 from ctsm.serving.tasks import Event, Failed, Finished, Task
 
 WINDOW_SECONDS = 0.004
 """How long the first request waits for others to be computed with."""
 MAX_ROWS = 64
-MAX_COHORTS = 4
+MAX_COHORTS, FEW_ROWS = 2, 16
+"""Of one method, a second cohort begins when the first has come down to few rows. More or earlier ones would be small
+batches: fewer replies a second, and longer waits for all."""
 
 log = logging.getLogger("ctsm.serving")
 
@@ -137,9 +139,10 @@ class Engine:
         with self._changed:
             while not cohorts and not self._due() and not (self._stopping and not self._waiting):
                 self._changed.wait(self._patience())
-            if len(cohorts) >= MAX_COHORTS or not self._due():
+            first = next((task for task in self._waiting if self._has_room(task, cohorts)), None)
+            if first is None or not self._due():
                 return []
-            group = self._waiting[0].group
+            group = first.group
             taken, rows = list[Task](), 0
             for task in self._waiting:
                 if task.group == group and (not taken or rows + task.rows <= MAX_ROWS):
@@ -150,6 +153,11 @@ class Engine:
             self._running.update(taken)
         self._watch(rows)
         return taken
+
+    def _has_room(self, task: Task, cohorts: Sequence[Cohort]) -> bool:
+        """Whether a cohort with this task may begin beside those under way."""
+        rows = [cohort.rows for cohort in cohorts if cohort.tasks[0].method == task.method]
+        return not rows or (len(rows) < MAX_COHORTS and sum(rows) <= FEW_ROWS)
 
     def _due(self) -> bool:
         """Whether there is no reason to wait for more tasks."""
@@ -181,10 +189,9 @@ class Engine:
             return False
 
     def _fail(self, tasks: Sequence[Task], error: Exception) -> None:
-        """Tell those who wait, and the log, without the error's message: it may hold what people wrote."""
+        """Tell those who wait, and the log where the fault is ours."""
         if not isinstance(error, CtsmError):
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("a computation failed with %s\n%s", type(error).__name__, frames)
+            log.error("a computation failed: %s", describe_error(error))
         for task in tasks:
             if task in self._running:
                 self._tell(task, Failed(error))

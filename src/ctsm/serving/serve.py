@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from ctsm.errors import CtsmError, MissingExtraError
 from ctsm.files import describe_os_error
+from ctsm.serving.limits import Limits
 
 if TYPE_CHECKING:
-    from ctsm.serving.api.service import Limits
+    import uvicorn
+    from fastapi import FastAPI
 
 GRACE = 5.0
 """Seconds that a stop waits beyond the longest request."""
@@ -60,8 +62,6 @@ def serve(
         MissingExtraError: the web framework is not installed.
     """
     try:
-        import uvicorn
-
         from ctsm.serving.api.app import create_app
         from ctsm.serving.api.service import Service
     except ImportError:
@@ -70,29 +70,37 @@ def serve(
 
     from ctsm import load
 
-    with _listening(address) as listener:
+    with listening(address) as listener:
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         service = Service(load(run, device), limits, name)
         service.engine.start()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        config = uvicorn.Config(
-            create_app(service, keys, origins),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(limits.timeout + GRACE),
-        )
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         try:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+            server = make_server(create_app(service, keys, origins), limits)
             with _quiet_end():
                 _announce(listener, service.name, bool(keys))
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             service.engine.stop()
 
 
+def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """Return a server that logs no addresses of clients and no queries, and ends when all requests are answered."""
+    import uvicorn
+
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.timeout + GRACE),
+    )
+    return uvicorn.Server(config)
+
+
 @contextmanager
-def _listening(address: Address) -> Iterator[socket.socket]:
+def listening(address: Address) -> Iterator[socket.socket]:
     """Take the address before the model is loaded: it is quick to say that it is in use.
 
     Raises:
@@ -100,8 +108,11 @@ def _listening(address: Address) -> Iterator[socket.socket]:
     """
     where = f"{address.host}:{address.port}"
     try:
-        family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        # With the protocol named, the event loop sends what it has at once, and does not wait 40 ms for more.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise CtsmError(f"{where}: no such address ({error.strerror}); choose another --host.") from None
     with listener:

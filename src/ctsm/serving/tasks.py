@@ -84,6 +84,11 @@ class Task:
     cancelled: bool = field(default=False, init=False)
 
     @property
+    def method(self) -> str:
+        """Cohorts of different methods do not wait for each other."""
+        return "call"
+
+    @property
     def group(self) -> Hashable:
         """Tasks of the same group can be computed together."""
         return id(self)
@@ -115,12 +120,17 @@ class ReplyTask(Task):
     stream: bool = False
 
     @property
+    def method(self) -> str:
+        """That of the options."""
+        return self.options.method
+
+    @property
     def group(self) -> Hashable:
         """Replies made by the same method; random numbers are each reply's own, and so is the length but of a beam."""
-        options, method = self.options, self.options.method
-        length = options.max_tokens if method == "beam" else None
+        options = self.options
+        length = options.max_tokens if self.method == "beam" else None
         settings = (options.temperature, options.top_p, options.beam_size, options.n_best)
-        return "reply", method, settings, length, _length_class(self.length)
+        return self.method, settings, length, _length_class(self.length)
 
     @property
     def rows(self) -> int:
@@ -136,9 +146,14 @@ class ReadTask(Task):
     length: int
 
     @property
+    def method(self) -> str:
+        """Reading is a method of its own."""
+        return "read"
+
+    @property
     def group(self) -> Hashable:
         """All are read alike."""
-        return "read", _length_class(self.length)
+        return self.method, _length_class(self.length)
 
     @property
     def rows(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from openai import OpenAI
 
 import ctsm
 from ctsm.serving.api.app import create_app
-from ctsm.serving.api.service import Limits, Service
+from ctsm.serving.api.service import Service
+from ctsm.serving.limits import Limits
+from ctsm.serving.serve import Address, listening, make_server
 from ctsm.serving.tasks import CallTask
 
 
@@ -65,11 +65,14 @@ class Served:
 def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tuple[str, ...]) -> Iterator[Served]:
     service = Service(ctsm.load(directory), limits)
     service.engine.start()
-    server = uvicorn.Server(uvicorn.Config(create_app(service, keys, origins), log_config=None, access_log=False))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    server = make_server(create_app(service, keys, origins), limits)
+    with listening(Address("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.005)
             yield Served(service, listener.getsockname()[1])
         finally:
             server.should_exit = True

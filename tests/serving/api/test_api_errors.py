@@ -185,7 +185,7 @@ def test_a_route_that_breaks_says_nothing_of_the_text(
     def breaks(text: str) -> None:
         raise ValueError(text)
 
-    monkeypatch.setattr("ctsm.serving.api.service.notice_for", breaks)
+    monkeypatch.setattr("ctsm.care.notice_for", breaks)
     with served.http() as http:
         answer = http.post("/v1/chat/completions", json=BODY)
         assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from ctsm.care import NOTICE as NOTICE_OF_CARE
 from ctsm.decoding.options import DecodingOptions
 from ctsm.serving.responder import Responder
 from ctsm.text.tokenise import tokenise
@@ -214,9 +215,7 @@ NOTICE = "Please call for help."
 @pytest.fixture
 def careful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every turn with the word "danger" gets a notice."""
-    monkeypatch.setattr(
-        "ctsm.serving.api.service.notice_for", lambda text: NOTICE if "danger" in text.lower() else None
-    )
+    monkeypatch.setattr("ctsm.care.notice_for", lambda text: NOTICE if "danger" in text.lower() else None)
 
 
 @pytest.mark.usefixtures("careful")
@@ -245,3 +244,10 @@ def test_what_the_assistant_said_is_not_checked_and_the_operator_can_switch_it_o
     with serve_with(care=False) as careless:
         answer = ask(careless, [{"role": "user", "content": "I am in danger."}], max_tokens=2)
         assert answer.choices[0].finish_reason == "length"
+
+
+def test_the_notice_is_that_of_ctsm_care(served: Any) -> None:
+    messages = [{"role": "user", "content": "I am going to kill myself tonight."}]
+    answer = ask(served, messages)
+    assert answer.choices[0].message.content == answer.ctsm["notice"] == NOTICE_OF_CARE
+    assert answer.choices[0].finish_reason == "content_filter"

@@ -66,7 +66,7 @@ def _serving(directory: Path, keys: tuple[str, ...] = ()) -> Iterator[tuple[Serv
             service.engine.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(model_directory: Path) -> Iterator[tuple[Service, str]]:
     """A service without keys and its address."""
     with _serving(model_directory) as one:

@@ -94,7 +94,7 @@ def test_everything_can_be_reached_with_tab_and_shows_it(opened: Open) -> None:
 
 @contextmanager
 def held(service: Any, then: Exception | None = None) -> Iterator[threading.Event]:
-    """Hold each reply back after its second piece, until the event is set; then go on, or fail."""
+    """Hold each reply back after its first piece, until the event is set; then go on, or fail."""
     go_on, events = threading.Event(), service.events
 
     async def holding(task: Task) -> AsyncIterator[Event]:
@@ -102,7 +102,7 @@ def held(service: Any, then: Exception | None = None) -> Iterator[threading.Even
         async for event in events(task):
             yield event
             pieces += isinstance(event, Piece)
-            if pieces == 2:
+            if pieces == 1:
                 await asyncio.to_thread(go_on.wait, 30)
                 if then is not None:
                     raise then
@@ -122,7 +122,7 @@ def test_a_reply_comes_piece_by_piece(opened: Open, running: Any) -> None:
         page.locator("#message").fill(FIRST)
         page.keyboard.press("Enter")
         growing = one.turns.first.locator(".answer.streaming .text")
-        growing.filter(has_text=re.compile(r"\S\s*\S")).wait_for()
+        growing.filter(has_text=re.compile(r"\S")).wait_for()
         assert page.locator("#distribution tr").count() == 8  # before the reply is there
         assert page.locator("#announcer").text_content() == ""
         assert page.locator("#send").is_hidden()
@@ -143,7 +143,7 @@ def test_a_reply_is_stopped(how: str, opened: Open, running: Any) -> None:
         page.locator("#message").fill(FIRST)
         page.keyboard.press("Enter")
         growing = one.turns.first.locator(".answer.streaming .text")
-        growing.filter(has_text=re.compile(r"\S\s*\S")).wait_for()
+        growing.filter(has_text=re.compile(r"\S")).wait_for()
         part = growing.text_content()
         if how == "button":
             page.get_by_role("button", name="Stop").click()
@@ -215,6 +215,17 @@ def test_without_a_connection_nothing_is_lost(opened: Open) -> None:
         one.turns.nth(1).locator(".answer.done").wait_for()
 
 
+def test_a_message_that_is_too_long_can_be_shortened(opened: Open) -> None:
+    with opened() as one:
+        one.expected.append("status of 422")
+        turn = one.say("dog " * 2_600)
+        assert "Shorten the message, or begin a new conversation." in turn.locator(".failure").text_content()
+        turn.get_by_role("button", name="Edit the message").click()
+        assert one.page.locator("#message").input_value() == ("dog " * 2_600).strip()
+        assert one.page.get_by_role("heading", name="Tell me what happened.").is_visible()
+        one.say(FIRST).locator(".answer.done").wait_for()
+
+
 def test_a_notice_is_no_reply(opened: Open) -> None:
     with opened() as one:
         turn = one.say("I want to kill myself.")
@@ -265,7 +276,6 @@ def test_export_and_a_new_conversation(opened: Open, tmp_path: Path) -> None:
             one.say(text)
             one.explained()
         page.locator(".answer .remark", has_text="Cut at the limit of words.").nth(1).wait_for()
-        page.wait_for_timeout(0)
         with page.expect_download() as download:
             page.get_by_role("button", name="Export").click()
         download.value.save_as(tmp_path / "talk.json")

@@ -67,7 +67,7 @@ class CompletionRequest(Sent):
         description="The conversation; the last message must be the user's. Neighbours of a role are joined.",
     )
     stream: bool | None = Field(None, description="Whether to send the reply piece by piece, as server-sent events.")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(None, description="With `include_usage` a last chunk tells the usage.")
     n: int | None = Field(
         None,
         ge=1,

@@ -59,7 +59,7 @@ def chat_router(service: Service) -> APIRouter:
         service.require_model(body.model)
         conversation = conversation_of(body.messages, "messages")
         answer = Answer(service, body, conversation)
-        notice = service.notice(conversation.said_by_user)
+        notice = service.notice(conversation.turns)
         if notice is not None:
             return answer.stream(answer.of_notice(notice)) if body.stream else answer.whole_notice(notice)
         task = ReplyTask(

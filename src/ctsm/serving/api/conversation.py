@@ -23,11 +23,6 @@ class Conversation(NamedTuple):
     turns: tuple[str, ...]
     tokens: int
 
-    @property
-    def said_by_user(self) -> tuple[str, ...]:
-        """The user's turns."""
-        return self.turns[::2]
-
 
 def conversation_of(messages: Sequence[Message], param: str) -> Conversation:
     """Return the turns of a conversation.

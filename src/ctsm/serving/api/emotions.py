@@ -36,7 +36,7 @@ def emotions_router(service: Service) -> APIRouter:
         )
         readings = await unless_gone(request, service.result(task))
         data = [
-            _emotions(index, reading, service.notice(conversation.said_by_user))
+            _emotions(index, reading, service.notice(conversation.turns))
             for index, (conversation, reading) in enumerate(zip(conversations, readings, strict=True))
         ]
         count = sum(conversation.tokens for conversation in conversations)

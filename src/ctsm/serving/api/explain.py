@@ -31,7 +31,7 @@ def explain_router(service: Service) -> APIRouter:
         if not service.can_explain:
             message = f"The model {service.name} does not perceive emotions word by word, so it cannot be explained."
             raise ApiError(400, message, "cannot_explain", "model")
-        notice = service.notice(conversation.said_by_user)
+        notice = service.notice(conversation.turns)
         task = CallTask(lambda responder: explain(responder, conversation.turns))
         return _body(service, await unless_gone(request, service.result(task)), notice)
 

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import logging
 import time
-import traceback
 import uuid
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctsm.serving.api.errors import ApiError
 from ctsm.serving.api.metrics import Metrics
+from ctsm.serving.discreet import describe_error
 
 log = logging.getLogger("ctsm.serving")
 
@@ -55,8 +55,7 @@ class Watch:
         try:
             await self._app(scope, receive, send_watched)
         except Exception as error:
-            # Not its message: that may hold what people wrote.
-            log.error("%s %s\n%s", identity, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            log.error("%s failed: %s", identity, describe_error(error))
             if not status:
                 failure = ApiError(500, "The service failed; its log says where.", "internal_error")
                 await failure.response()(scope, receive, send_watched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def _kind(document: dict[str, Any], schema: dict[str, Any]) -> str:
         kinds = [_kind(document, one) for one in schema["anyOf"] if one.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "const" in schema or "enum" in schema:
-        return " or ".join(f'"{value}"' for value in schema.get("enum", [schema.get("const")]))
+        return " or ".join(map(json.dumps, schema.get("enum", [schema.get("const")])))
     if "$ref" in schema:
         fields = _fields(document, schema)
         return f"object ({', '.join(field.name for field in fields)})"

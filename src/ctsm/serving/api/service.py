@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ctsm.analysis.explain import can_explain
-from ctsm.care import notice_for
+from ctsm.care import notice_for_conversation
 from ctsm.corpus.emotions import EMOTIONS
-from ctsm.decoding.options import MAX_TOKENS
 from ctsm.errors import CtsmError
 from ctsm.models.bundle import CONFIG
 from ctsm.serving.api.errors import RETRY_AFTER, ApiError
 from ctsm.serving.api.metrics import Metrics
 from ctsm.serving.engine import Engine, QueueFullError, StoppingError
+from ctsm.serving.limits import Limits
 from ctsm.serving.responder import Responder
 from ctsm.serving.tasks import Event, Failed, Finished, Task
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the operator may set.
-
-    Attributes:
-        max_queue: requests that may wait for the model.
-        max_tokens: words of a reply at most.
-        max_body: bytes of a request at most.
-        timeout: seconds until a request is given up, and until its body must be there.
-        care: whether messages that suggest danger get a notice instead of the model's text.
-    """
-
-    max_queue: int = 256
-    max_tokens: int = MAX_TOKENS
-    max_body: int = 256 * 1024
-    timeout: float = 30.0
-    care: bool = True
 
 
 class Service:
@@ -50,6 +30,7 @@ class Service:
 
     def __init__(self, responder: Responder, limits: Limits, name: str | None = None) -> None:
         bundle = responder.bundle
+        responder.care = False  # `notice` checks each conversation, before it waits for the model
         self.limits = limits
         self.name = name or "-".join(filter(None, [bundle.config.model, bundle.config.variant]))
         self.created = int((bundle.directory / CONFIG).stat().st_mtime)
@@ -70,11 +51,9 @@ class Service:
             message = f"There is no such model here; this service has {self.name}."
             raise ApiError(404, message, "model_not_found", "model")
 
-    def notice(self, said_by_user: Iterable[str]) -> str | None:
+    def notice(self, turns: Sequence[str]) -> str | None:
         """Return where to find help if one of the user's turns suggests danger; the one place that checks them."""
-        if not self.limits.care:
-            return None
-        notice = next(filter(None, map(notice_for, said_by_user)), None)
+        notice = notice_for_conversation(turns) if self.limits.care else None
         if notice is not None:
             self.metrics.notices.inc()
         return notice

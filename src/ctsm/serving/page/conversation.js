@@ -2,7 +2,10 @@
 
 /** One message of the user's and what became of it. */
 export class Turn {
-  /** `phase` is "waiting", "streaming", "done" or "failed"; `explaining` is "not yet", "asked", "done", "failed" or "impossible". */
+  /**
+   * `phase` is "waiting", "streaming", "done" or "failed"; `explaining` is "not yet", "asked", "done", "failed" or
+   * "impossible".
+   */
   constructor(text, settings) {
     this.text = text;
     this.settings = settings;
@@ -58,7 +61,7 @@ export class Conversation {
     return messages;
   }
 
-  /** Return whose words each stretch of the tokens up to a turn holds: [{role, number of the turn}]; neighbours of a role are one. */
+  /** Return whose words the stretches of tokens up to a turn are: [{role, number}]; neighbours of a role are one. */
   stretchesFor(turn) {
     const stretches = [];
     for (const [place, one] of this.turns.entries()) {
@@ -98,7 +101,7 @@ export class Conversation {
   }
 }
 
-/** Cut a reply into [{text, word}]: `word` is the explanation's word that the text is, null for spaces and what is not explained. */
+/** Cut a reply into [{text, word}]: `word` is the explanation's, null for spaces and what is not explained. */
 export function alignedWords(text, words) {
   const parts = [];
   let place = 0;

@@ -33,6 +33,7 @@ export function largest(numbers, count) {
 
 /** Return [emotion, probability] of all, the most probable first or in the order of `DISPLAYED`. */
 export function ordered(probabilities, order) {
-  if (order === "kind") return DISPLAYED.filter((name) => name in probabilities).map((name) => [name, probabilities[name]]);
-  return Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+  const entries = Object.entries(probabilities);
+  if (order === "kind") return entries.sort((a, b) => DISPLAYED.indexOf(a[0]) - DISPLAYED.indexOf(b[0]));
+  return entries.sort((a, b) => b[1] - a[1]);
 }

@@ -2,6 +2,7 @@
 
 import { alignedWords } from "./conversation.js";
 import { make, percent, unseen } from "./dom.js";
+import { ordered } from "./emotions.js";
 
 /** Share of a word's probability from which it is called copied; as in `ctsm.analysis.explain_files`. */
 export const LEAST_COPIED = 0.05;
@@ -38,7 +39,8 @@ export class TurnView {
     this.answer.className = `answer ${turn.phase}${turn.isNotice ? " notice" : ""}`;
     this.answer.replaceChildren();
     if (turn.isNotice) {
-      this.answer.append(make("p", { class: "notice-title" }, "Please read this"), text(turn.reply || turn.notice || ""));
+      const title = make("p", { class: "notice-title" }, "Please read this");
+      this.answer.append(title, text(turn.reply || turn.notice || ""));
     } else if (turn.reply) {
       this.answer.append(unseenReply(), this.#reply());
     } else if (turn.phase === "waiting" || turn.phase === "streaming") {
@@ -58,9 +60,10 @@ export class TurnView {
 
   #updateFelt() {
     const { turn } = this;
-    const first = Object.entries(turn.probabilities).sort((a, b) => b[1] - a[1]).slice(0, 2);
+    const first = ordered(turn.probabilities, "probable").slice(0, 2);
     this.felt.hidden = turn.isNotice || first.length === 0;
-    this.felt.replaceChildren(unseen("Perceived: "), first.map(([name, share]) => `${name} ${percent(share)}`).join(" · "));
+    const shown = first.map(([name, share]) => `${name} ${percent(share)}`).join(" · ");
+    this.felt.replaceChildren(unseen("Perceived: "), shown);
   }
 
   #reply() {
@@ -72,8 +75,9 @@ export class TurnView {
         shown.append(part.text);
         continue;
       }
-      const share = `${percent(part.word.copied)} copied`;
-      shown.append(make("mark", { class: part.word.copied >= 0.5 ? "copied" : "copied partly", title: share }, part.text));
+      const { copied } = part.word;
+      const attributes = { class: copied >= 0.5 ? "copied" : "copied partly", title: `${percent(copied)} copied` };
+      shown.append(make("mark", attributes, part.text));
     }
     return shown;
   }
@@ -82,6 +86,7 @@ export class TurnView {
     const { turn } = this;
     const box = make("div", { class: "failure", role: "group", "aria-label": "This message has no complete reply" });
     if (turn.error) box.append(make("p", {}, make("strong", {}, titleOf(turn.error)), ` ${turn.error.message}`));
+    if (turn.error?.status === 422) box.append(make("p", {}, "Shorten the message, or begin a new conversation."));
     else box.append(make("p", {}, "Stopped before a word was said."));
     if (newest) {
       const retry = make("button", { type: "button", class: "retry" }, "Try again");

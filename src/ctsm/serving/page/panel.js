@@ -41,15 +41,17 @@ export class Panel {
   update() {
     const { turn } = this;
     byId("outlook").hidden = turn !== null;
-    byId("panel-turn").textContent = turn && !turn.isNotice ? `in message ${this.conversation.turns.indexOf(turn) + 1}: “${shortened(turn.text)}”` : "";
     const told = turn && !turn.isNotice;
+    const number = told && this.conversation.turns.indexOf(turn) + 1;
+    byId("panel-turn").textContent = told ? `in message ${number}: “${shortened(turn.text)}”` : "";
     const explanation = told ? turn.explanation : null;
     this.#remark();
     this.#distribution(told ? turn.probabilities : {});
     byId("waiting").textContent = told && turn.explaining === "asked" ? "Asking what the reply rests on …" : "";
     const failed = told && turn.explaining === "failed";
     byId("explain-error").hidden = byId("explain-again").hidden = !failed;
-    byId("explain-error").textContent = failed ? `What the reply rests on is not known. ${turn.explainError.message}` : "";
+    const reason = failed ? turn.explainError.message : "";
+    byId("explain-error").textContent = `What the reply rests on is not known. ${reason}`;
     for (const id of ["words", "copies", "inferences"]) byId(id).hidden = !explanation;
     if (!explanation) return;
     this.words.show(explanation, checked("colouring"), byId("earlier").checked);
@@ -75,7 +77,10 @@ export class Panel {
     byId("distribution").classList.toggle("all", shown.length > FIRST);
     const highest = Math.max(...Object.values(probabilities), 0);
     const best = entries.find(([, share]) => share === highest);
-    if (best) byId("headline").replaceChildren(make("b", {}, best[0]), ` is the most probable, with ${percent(best[1])}`);
+    if (best) {
+      const rest = ` is the most probable, with ${percent(best[1])}`;
+      byId("headline").replaceChildren(make("b", {}, best[0]), rest);
+    }
     byId("distribution").replaceChildren(...shown.map(([name, share]) => row(name, share, highest)));
   }
 
@@ -84,7 +89,8 @@ export class Panel {
     const rows = explanation.reply.words.filter((word) => word.copied >= LEAST_COPIED);
     const drawn = byId("drawn");
     drawn.hidden = turn.explainsReply || !turn.reply;
-    drawn.textContent = `Your reply was drawn. What is explained is the most probable one: “${explanation.reply.content}”`;
+    const probable = explanation.reply.content;
+    drawn.textContent = `Your reply was drawn. What is explained is the most probable one: “${probable}”`;
     byId("no-copies").hidden = rows.length > 0;
     byId("no-copies").textContent = `No word (each less than ${100 * LEAST_COPIED} %).`;
     byId("copies-table").hidden = rows.length === 0;
@@ -140,7 +146,12 @@ function row(name, share, highest) {
     "tr",
     { role: "row", class: share === highest ? "highest" : null },
     make("th", { role: "rowheader", scope: "row" }, name),
-    make("td", { role: "cell" }, make("span", { class: "track", "aria-hidden": "true" }, bar), make("span", { class: "number" }, percent(share))),
+    make(
+      "td",
+      { role: "cell" },
+      make("span", { class: "track", "aria-hidden": "true" }, bar),
+      make("span", { class: "number" }, percent(share)),
+    ),
   );
 }
 
@@ -151,7 +162,7 @@ function sourceOf(word, tokens) {
   return places.reduce((best, place) => (word.weights[place] > word.weights[best] ? place : best));
 }
 
-/** Return for each token where it was said: the last stretch of tokens of one role is the last of `stretches`, and so on. */
+/** Return for each token where it was said: its last stretch of one role is the last of `stretches`, and so on. */
 function placesOf(tokens, stretches) {
   let left = stretches.length - 1;
   const places = [];

@@ -4,6 +4,8 @@ import { byId, make, percent, unseen } from "./dom.js";
 import { FAMILIES, familyOf, largest, valenceStep } from "./emotions.js";
 
 const VALENCES = ["very unpleasant", "unpleasant", "neither", "pleasant", "very pleasant"];
+const WEIGHTS = "The line below: its weight (attention), beside that of the heaviest word here.";
+const NO_WEIGHTS = "This model weighs the words without attention.";
 const OUTSIDE = "not in the lexicon";
 
 /** Shows words by trait or by state. One of them can be reached with Tab; arrow keys go on from there. */
@@ -88,9 +90,11 @@ export class WordList {
       make(
         "ul",
         {},
-        ...[...keys, ["outside", OUTSIDE]].map(([tint, name]) => make("li", {}, make("span", { class: `swatch ${tint}` }), name)),
+        ...[...keys, ["outside", OUTSIDE]].map(([tint, name]) =>
+          make("li", {}, make("span", { class: `swatch ${tint}` }), name),
+        ),
       ),
-      make("p", {}, `${texts[colouring]} ${hasAttention ? "The line below: its weight (attention), beside that of the heaviest word here." : "This model weighs the words without attention."}`),
+      make("p", {}, `${texts[colouring]} ${hasAttention ? WEIGHTS : NO_WEIGHTS}`),
     );
   }
 
@@ -125,13 +129,13 @@ function describe(token, emotions) {
   const { trait, state, inclination, standardised } = token;
   const [inclined] = largest(standardised, 1);
   const states = largest(state, 3).map((place) => `${emotions[place]} ${percent(state[place])}`);
+  const traits = trait && Object.entries(trait).map(([name, value]) => `${name} ${value.toFixed(2)}`);
+  const distance = `${standardised[inclined].toFixed(1)} sd above the mean`;
   const weight = token.attention === null ? "" : `attention ${percent(token.attention)}, `;
   return [
-    trait
-      ? `Trait: valence ${trait.valence.toFixed(2)}, arousal ${trait.arousal.toFixed(2)}, dominance ${trait.dominance.toFixed(2)}`
-      : `Trait: ${OUTSIDE}`,
+    `Trait: ${traits ? traits.join(", ") : OUTSIDE}`,
     `State: ${states.join(", ")}`,
-    `Inclination: ${emotions[inclined]}, cosine ${inclination[inclined].toFixed(2)} (${standardised[inclined].toFixed(1)} sd above the mean)`,
+    `Inclination: ${emotions[inclined]}, cosine ${inclination[inclined].toFixed(2)} (${distance})`,
     `Weight: ${weight}intensity ${token.intensity.toFixed(2)}`,
   ];
 }

@@ -1,0 +1,55 @@
+"""Answer every trial of a study by three rules, then close it: shows a study without people.
+
+The rules: the reply that shares more words with the context is better; the longer one, up to 12 words; the one that
+repeats fewer of its words. Annotator 1 takes the first for the first aspect, the second for the next, and so on;
+annotator 2 begins with the second rule, annotator 3 with the third. Where a rule sees no difference it is a tie. What
+comes out says nothing about the systems.
+
+Usage: python scripts/judge_by_rule.py STUDY
+"""
+
+import sys
+from collections.abc import Callable
+
+from ctsm.judging.store import Store
+from ctsm.judging.study import Trial, Verdict
+from ctsm.text.tokenise import tokenise
+
+
+def shared_words(trial: Trial, reply: str) -> float:
+    """Count the different words that the reply has from the context."""
+    return len(set(tokenise(reply)) & {word for turn in trial.context for word in tokenise(turn)})
+
+
+def length(_trial: Trial, reply: str) -> float:
+    """Count words, up to 12."""
+    return min(len(tokenise(reply)), 12)
+
+
+def variety(_trial: Trial, reply: str) -> float:
+    """Return the share of words that are not repeated."""
+    words = tokenise(reply)
+    return len(set(words)) / max(len(words), 1)
+
+
+RULES: list[Callable[[Trial, str], float]] = [shared_words, length, variety]
+
+
+def main() -> None:
+    """Judge the study that the command line names."""
+    store = Store.open(sys.argv[1])
+    study = store.study()
+    for number, annotator in enumerate(study.annotators):
+        for trial in store.sequence(annotator):
+            verdicts: dict[str, Verdict] = {}
+            for place, aspect in enumerate(study.aspects):
+                rule = RULES[(number + place) % len(RULES)]
+                difference = rule(trial, trial.reply_a) - rule(trial, trial.reply_b)
+                verdicts[aspect] = "win" if difference > 0 else "lose" if difference < 0 else "tie"
+            store.answer(annotator, trial.id, 0, verdicts)
+    store.close_study()
+    store.close()
+
+
+if __name__ == "__main__":
+    main()
