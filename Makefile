@@ -42,7 +42,7 @@ test-real: install
 	$(BIN)/python -m pytest -m real
 
 fuzz: install
-	CTSM_FUZZ_CASES=50000 $(BIN)/python -m pytest tests/serving/api/test_api_fuzz.py
+	CTSM_FUZZ_CASES=50000 $(BIN)/python -m pytest tests/serving/api/test_api_fuzz.py tests/serving/api/test_api_schema.py
 
 check: install
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ctsm.serving.api.bodies import Completion, EmotionsList, ErrorBody
 
-CASES = int(os.environ.get("CTSM_FUZZ_CASES", "1000"))
+CASES = int(os.environ.get("CTSM_FUZZ_CASES", "400"))
 fuzz = settings(max_examples=CASES // 2, deadline=None, suppress_health_check=list(HealthCheck))
 
 # Lone halves of surrogate pairs and NUL are wanted too.
