@@ -45,6 +45,8 @@ def word(token: str, valence: float | None, role: str = "speaker", **state: floa
         trait=None if valence is None else (valence, 0.25, 0.75),
         inclination=tuple(0.5 if name == "angry" else 0.0 for name in EMOTIONS),
         state=tuple(state.get(name, rest) for name in EMOTIONS),
+        intensity=1.0,
+        attention=None,
     )
 
 
