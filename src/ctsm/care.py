@@ -24,7 +24,7 @@ NO_CARE_HELP: Final = "reply to messages that suggest self-harm or danger too, i
 """What the verbs say of their flag --no-care."""
 
 # Patterns are written over normalised text: lower-case words with single spaces, without apostrophes ("dont"), "." for
-# every end of a sentence and "," for a comma. <1> to <6> stand for up to so many words in between, the names for the
+# every end of a sentence and "," for a comma. <1> to <8> stand for up to so many words in between, the names for the
 # parts below; no group captures. All quantifiers are bounded and no word can be split in two ways, so that
 # a search takes time linear in the text.
 _PARTS: Final = {
@@ -81,29 +81,46 @@ HARMLESS: Final = (
     r"bungee (jump|jumping)<3> <high_place>",
     r"(end|ending|ended) (my life as|it all with)",
     r"(life|living) (hacks|insurance|room|coach)",
+    r"die (laughing|(of|from) (laughter|laughing|embarrassment|boredom|curiosity|joy|happiness))",
+    r"(relationship|friendship|engagement|subscription|contract|lease|membership)"
+    r"(?!( is| was)? (over|ended|finished|broken))<8> end it",
+    r"jumping (off|from|out of)<3> <high_place> (with|for) (joy|happiness|excitement)",
+    # Pain of the body, and medicine.
+    r"(tooth|teeth|toothache|dentist|headache|migraine|cramps|surgery|my (back|knee|leg|foot|ankle|stomach|shoulder"
+    r"|ear))(<8>|<5> [.]<5>) pain to (stop|end|go away|be over)",
+    r"(took|taken|take|swallowed)<2> (all|both|whole)<2> <pills><4>(?<! not)(?<! of)"
+    r" (as (prescribed|directed|instructed|recommended)|on time)",
     # Accidents.
     r"cut <my_self> (a|some|another)<1> (slice|piece|bit)",
     r"(cut|burn|burned|burnt|hurt) <my_self><5> (shaving|cooking|chopping|slicing|accident|accidentally|oven|stove"
     r"|practice|training|gym|glass|paper)",
     # What somebody says is not so, or is over.
-    r"(?<!why )(?!cant|cannot)<not><very>( <want>)?<very> (<kill>|hurt|harm|hang|cut) (<my_self>|anyone|anybody|someone"
-    r"|people)",
+    r"(?<!why )(?<!can )(?<!could )(?<!may )(?<!might )(?!cant|cannot)<not><very>( <want>)?<very>"
+    r" (<kill>|hurt|harm|hang|cut) (<my_self>|yourself|anyone|anybody|someone|people)(?! yet|( only| just)? because)",
     r"(<not>|once|used to)<very>( <want>| want to)?<very> die",
     r"<not><very> (cut|cuts|hurt|hurts|harm|harms) <other_self>",
     r"<not><very> (hits|hit|beats|beat|slaps|hurts|hurt|kicks) (me|us)",
+    r"(hits|hit|hitting) (me|us) up(?! against)",
+    r"<hit> (me|us) with (a|an|the|some|his|her|their)<2> (surprise|news|question|bill|idea|joke|pun|fact|story"
+    r"|proposal|compliment|request|invoice|deadline)",
     r"(toddler|baby|wave|news|it|truth|reality|heat|sun|cold|smell) (hits|beats|kicks|slaps) me",
     r"<not><very>( feeling| feel| be)?<very> <suicidal>",
     r"used to (be <suicidal>|cut <my_self>|hurt <my_self>|harm <my_self>|self ?harm|want to die)",
-    r"was <suicidal> (last year|years ago|as a|when|in high school|in college|back then|once|before)",
+    r"was <suicidal> (last year|years ago|as a|when i was (young|younger|little|a (child|kid|teen|teenager|student)"
+    r"|in (school|high school|college)|1[0-9])|in high school|in college|back then|(once|before)<end>)",
 )
-"""Taken out of the text before `DANGEROUS` is looked for."""
+"""Taken out of the text before `DANGEROUS` is looked for. Words in between are none of those of `_NEVER_SKIPPED`."""
+
+_NEVER_SKIPPED: Final = r"(?!(?:myself|kill|die|dead|death|suicide|suicidal|overdose|jump|cut|end)\b)"
+"""What is harmless must not take out what stands in its middle and is not."""
 
 SUICIDE: Final = (
     # Said directly.
     r"<kill> <my_self>",
     r"(hang|hanging|shoot|shooting|drown|drowning|gas|poison|strangle|suffocate|unalive|unaliving|off"
     r"|offing) <my_self>",
-    r"(kms|unalive)",
+    r"(kms|kys|unalive)",
+    r"kill (yourself|urself|your self)<end>",
     r"<suicidal>",
     r"(my|commit|comit|committing|attempt|attempting|attempted|considering|contemplating|planning) <suicide>",
     r"<think>( about| of)<2> <suicide>",
@@ -111,6 +128,7 @@ SUICIDE: Final = (
     r"(end|ending|ended|take|taking) my (own )?life",
     r"(end|ending) it (all|tonight|today|now|for good)",
     r"(want to|wanna|<think> (of|about)) (end|ending) (everything|it<end>|things<end>)",
+    r"(going to|gonna|ready to|about to|have to|need to|ill|i will)<very> end it(<end>|<more>)",
     r"want it (all to (end|be over)|to (end|be over) (for good|forever))",
     r"(want to|wants to|wanted to|wanna|ready to|deserve to|need to|wish i could|rather)<very> die",
     r"<want><very> (be dead|not exist|not be here|stop existing|overdose|be out of this life)",
@@ -136,9 +154,10 @@ SUICIDE: Final = (
     r"wish (the|that|a|some)<3> (had|would|would have)<1> (hit|kill|killed) me",
     r"(shouldnt|should not|should never)<2> (exist|be alive|be here anymore|been born)",
     r"(hate|hates) being alive",
-    r"(no|lost|lose|losing)<2> will to live",
+    r"(no|lost|lose|losing)<2> will to (live|(go on|carry on|continue|keep going)(<end>|<more>| living))",
     r"death is the only",
     r"(only|last) (answer|way out|option|solution|escape)( is| left)<2> (death|die|dying)",
+    r"(want|need) (the|this|my|all the) pain to (stop|end|go away|be over)(<end>|<more>| forever| for good)",
     r"(make|want) (it all|everything)( to)? (stop|go away|end)",
     r"(end|stop) (the|my|this) (pain|suffering|misery)<3> (forever|for good|once and for all|tonight)",
     r"(want to|going to|ready to|soon)<2> (join|be with|see) (him|her|them|my<1>)( again)? in heaven",
@@ -180,7 +199,7 @@ PLANS: Final = (
     r"overdosed( on<3> (<pills>|drugs|heroin)|<end>| again| last| and)",
     r"(drank|drunk|swallowed|drink|swallow)<2> <poison>",
     r"(saving|saved|hoarding|collecting|stockpiling)( up)?<2> <pills>",
-    r"(<want>|<think>|about|could|should)<3> (jump|jumping) (off|from|out of)<3> <high_place>",
+    r"(<want>|<think>|about|could|should|(feel|felt|feeling) like)<3> (jump|jumping) (off|from|out of)<3> <high_place>",
     r"<high_place><3> (thinking|want|wanting|ready|about)<2> (jump|jumping)",
     r"(step|stepping|jump|jumping|throw myself|throwing myself|walk|lie) in front of (a|the|that) (train|bus|truck"
     r"|car)",
@@ -198,6 +217,7 @@ SELF_HARM: Final = (
     r"(cut|cuts|cutting|hurts|hurting|harms|harming) <other_self>(<end>| again| and| in| with| every| because| when)",
     r"(started|start|keep|keeps) (self )?cutting (and i|again|because|when|\.)",
     r"(urge|need|want) to (cut|hurt|harm|burn)( <my_self>| is| so|<end>)",
+    r"(<want>|may|could|will|ill)<very> (hurt|harm|burn) <my_self>(<end>|<more>| because| when| so| bad| badly| and)",
     r"(starve|starving|punish|punishing) my ?(self|body)",
     r"(hurt|hurting|harm|harming|burn|burning) <my_self> (when i|again|on purpose|every"
     r"|to feel|so i|with a|because i (feel|deserve|hate|cant|need|want|have))",
@@ -225,7 +245,8 @@ OTHERS_AT_RISK: Final = (
     r"<want><very> (hurt|harm|kill|stab|shoot|murder) (my <family>|people<end>|someone<end>|somebody<end>|everyone)",
     r"<want><very> (shoot up|blow up the|shoot everyone)",
     r"(could|want to|will|going to|gonna)<very> (shoot|kill|stab) (them all|everyone|everybody|people)",
-    r"(feel like|<think> about|<think> of|urge to|scared of|afraid of) (hurting|killing|stabbing|hurt|kill) (someone"
+    r"(feel like|<think> about|<think> of|urge to|scared of|afraid of)"
+    r" (hurting|harming|killing|stabbing|shaking|smothering|drowning|hurt|harm|kill) (someone"
     r"|somebody|people|others|him|her|them|my <family>)",
     r"(ill|i will|i might|i could|i may) (hurt|harm|kill|shake) my <family>",
     r"cant stop the bleeding",
@@ -242,6 +263,7 @@ VIOLENCE: Final = (
     r"(threatened|threatens|threatening|threats|swore|said|says|told)<5> (kill|hurt|stab|shoot|murder|beat) (me|us"
     r"|my <family>)"
     r"(?! if i (spoil|spoiled|forget|forgot|break (a|another|the|it)|broke|miss|missed|lose|lost|eat|ate|dont))",
+    r"(i|we|me|us|my <family>)<4> at (gunpoint|knifepoint|gun point|knife point)",
     r"death threats?",
     r"(keeps|keep|is|are|been|was|were) threatening (me|us|my <family>)",
     r"(threatens|threatened) (me|us|my <family>)",
@@ -274,7 +296,8 @@ VIOLENCE: Final = (
     r"(abuses|abused|abusing|molests|molested|molesting|rapes|raped|raping|assaulted) (me|us|my (son|daughter|sister))",
     r"(was|been|being|got|am|im|getting)( sexually| physically)? (raped|molested|abused|assaulted|stalked|trafficked"
     r"|blackmailed)(?! by (a (goose|dog|cat)|mosquitoes))",
-    r"(forces|forced|forcing|makes|made) (himself on me|me( to)? (have sex|touch|undress|do things|sleep with))",
+    r"(forces|forced|forcing|makes|made) (himself on me|me( to)?"
+    r" (have sex|undress|do things|sleep with|touch (him|his|her|herself|them|my ?self|there|private|it<end>)))",
     r"<person> (touches|touched|touching) me<3> (night|nobody|no one|private|where i|inappropriately|was little"
     r"|was a child)",
     r"<person><2> <not> let me (leave|go out|out|go home|see my)",
@@ -313,12 +336,17 @@ def notice_for_conversation(turns: Sequence[str]) -> str | None:
 def _normalised(text: str) -> str:
     """Return the lower-case words of a text with single spaces, without apostrophes and with "." for sentence ends."""
     text = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
+    text = _DIGIT_AS_LETTER.sub(lambda digit: _LETTERS[digit[0]], text)
     text = _SENTENCE_END.sub(" . ", text).replace(",", " , ") + " . "
     return " ".join(_REPEATED.sub(r"\1", _NO_WORD.sub(" ", text)).split())
 
 
 _UNSEEN: Final = re.compile("['\"`\u00b4\u2018\u2019\u201b\u02bc\u2032\u00ad\u200b-\u200f\u2060\ufeff]")
 """Apostrophes in all their forms, and characters that do not show."""
+
+_LETTERS: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s"}
+_DIGIT_AS_LETTER: Final = re.compile(r"(?<=[a-z])[01345](?=[a-z])")
+"""As in "k1ll"."""
 
 _SENTENCE_END: Final = re.compile(r"[.!?;:]")
 _NO_WORD: Final = re.compile(r"[^a-z0-9.,]")
@@ -332,16 +360,18 @@ _PART: Final = re.compile(r"<(\d|[a-z_]{2,20})>")
 @cache
 def _searches() -> tuple[re.Pattern[str], tuple[re.Pattern[str], ...]]:
     """Return the search for all that is harmless and those for what is dangerous, made at the first message."""
-    harmless = re.compile("|".join(_compiled(pattern).pattern for pattern in HARMLESS))
+    harmless = re.compile("|".join(_compiled(pattern, _NEVER_SKIPPED).pattern for pattern in HARMLESS))
     return harmless, tuple(map(_compiled, DANGEROUS))
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern in the notation above, to match whole words."""
+def _compiled(pattern: str, never_skipped: str = "") -> re.Pattern[str]:
+    """Compile a pattern in the notation above, to match whole words; `never_skipped` guards the words in between."""
 
     def part(match: re.Match[str]) -> str:
         name = match[1]
-        return rf"(?: (?:[a-z0-9]{{1,20}}+|,)){{0,{name}}}" if name.isdigit() else _PART.sub(part, _PARTS[name])
+        if name.isdigit():
+            return rf"(?: (?:{never_skipped}[a-z0-9]{{1,20}}+|,)){{0,{name}}}"
+        return _PART.sub(part, _PARTS[name])
 
     expanded = _PART.sub(part, pattern)
     return re.compile(r"\b(?:" + _CAPTURING.sub("(?:", expanded) + r")(?![a-z0-9])")

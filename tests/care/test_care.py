@@ -34,6 +34,20 @@ def test_near_misses_do_not() -> None:
     assert len(blocked) <= 5, blocked
 
 
+FROM_THE_REVIEW = slice(150, None)
+"""The last portion of the tuning sets: what a review found wrong, and its like."""
+
+
+@pytest.mark.parametrize("message", messages("tuning_triggers")[FROM_THE_REVIEW])
+def test_what_was_found_missing_gets_the_notice(message: str) -> None:
+    assert notice_for(message) == NOTICE
+
+
+@pytest.mark.parametrize("message", messages("tuning_near_misses")[FROM_THE_REVIEW])
+def test_what_was_found_blocked_wrongly_passes(message: str) -> None:
+    assert notice_for(message) is None
+
+
 def test_the_page_gives_the_numbers_as_they_are_and_lists_what_is_missed() -> None:
     text = PAGE.read_text(encoding="utf-8")
     section = text[text.index("## What was measured") : text.index("## How to change it")]
@@ -73,6 +87,8 @@ def test_the_wording_is_kind_short_and_of_no_country() -> None:
         "\uff29 \uff57\uff41\uff4e\uff54 \uff54\uff4f \uff44\uff49\uff45",  # full-width letters
         "We had pizza. My sister laughed. And now I want to die. Bye.",
         "I want, really, to kill my-self",
+        "i want to k1ll mys3lf",
+        "i really want to d1e",
     ],
 )
 def test_spelling_does_not_matter(text: str) -> None:
@@ -90,6 +106,7 @@ def test_spelling_does_not_matter(text: str) -> None:
         "I do not want to. Die Hard is on tonight.",
         "I skill myself up",
         "my wants to diet",
+        "I have 1 k1te, 3 dogs and a b0at from 2013.",
     ],
 )
 def test_words_are_whole_and_sentences_apart(text: str) -> None:
@@ -100,6 +117,10 @@ def test_what_is_harmless_does_not_hide_what_is_not() -> None:
     assert notice_for("This job is killing me and I want to kill myself.") == NOTICE
     assert notice_for("I am not suicidal, but I cut myself every night.") == NOTICE
     assert notice_for("We saw the Suicide Squad movie, then I took a whole bottle of pills.") == NOTICE
+    assert notice_for("I have a headache, I will kill myself, I want the pain to stop.") == NOTICE
+    assert notice_for("I will cancel my contract, cut my arms and end it.") == NOTICE
+    assert notice_for("I took all my pills to die, not as prescribed.") == NOTICE
+    assert notice_for("I took all my pills, and not as prescribed.") == NOTICE
 
 
 def test_every_turn_of_the_speaker_counts_and_none_of_the_listener() -> None:
@@ -137,6 +158,11 @@ def test_every_group_of_words_in_between_stands_where_it_can_match() -> None:
         "wish my the a . ",
         "'",
         "I dont ",
+        "my tooth a . ",
+        "our contract a ",
+        "could not want to ",
+        "i took all a ",
+        "k1",
         "\u200b",
     ],
 )

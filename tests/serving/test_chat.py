@@ -13,15 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from ctsm.care import NOTICE
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.decoding.options import DecodingOptions
+from ctsm.errors import CtsmError
 from ctsm.serving.chat import HELP, Chat, chat_in_terminal, chat_over_pipe
 from ctsm.serving.responder import Responder
 
 ESCAPE = "\x1b["
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "chat.md").read_text(encoding="utf-8")
 SHORT = DecodingOptions(max_tokens=4)
 
 
@@ -57,9 +61,17 @@ def talk(responder: Responder, *lines: str, console: Console | None = None, **op
     return shown(console)
 
 
-def piped(responder: Responder, text: str, **options: object) -> tuple[str, str]:
+def told(responder: Responder, *lines: str, console: Console | None = None, max_tokens: int = 4) -> Chat:
+    """A chat in a terminal that has taken some lines."""
+    chat = Chat(responder, console or terminal(), replace(SHORT, max_tokens=max_tokens))
+    for line in lines:
+        assert chat.take(line)
+    return chat
+
+
+def piped(responder: Responder, text: str) -> tuple[str, str]:
     out, remarks = io.StringIO(), io.StringIO()
-    chat_over_pipe(responder, io.StringIO(text), out, remarks, replace(SHORT, **options))  # type: ignore[arg-type]
+    chat_over_pipe(responder, io.StringIO(text, newline="\n"), out, remarks, SHORT)
     return out.getvalue(), remarks.getvalue()
 
 
@@ -83,12 +95,12 @@ def test_reset_forgets_the_turns_and_undo_the_last(responder: Responder) -> None
     alone = responder.respond(["I am fine."], SHORT)
     first = responder.respond(["A dog chased me."], SHORT)
     after = responder.respond(["A dog chased me.", first.text, "I am fine."], SHORT)
-    expected = [first, alone, after]
     text = talk(responder, "A dog chased me.", "/reset", "I am fine.")
     assert replies(text.replace("A new conversation.", "       "))[1] == " ".join(alone.text.split())
-    out, _ = piped(responder, "A dog chased me.\nNobody called.\n/undo\nI am fine.\n/undo\n/undo\nI am fine.\n")
-    lines = out.splitlines()
-    assert [lines[0], lines[3], lines[2]] == [response.text for response in expected]
+    chat = told(responder, "A dog chased me.", "Nobody called.", "/undo", "I am fine.")
+    assert [exchange.response.text for exchange in chat.exchanges] == [first.text, after.text]
+    chat = told(responder, "A dog chased me.", "/undo", "I am fine.")
+    assert [exchange.response.text for exchange in chat.exchanges] == [alone.text]
 
 
 def test_the_commands_say_what_they_did(responder: Responder) -> None:
@@ -131,13 +143,14 @@ def test_a_seed_repeats_the_conversation_and_each_turn_has_its_own_numbers(respo
 
 def test_set_changes_how_replies_are_made(responder: Responder) -> None:
     options = DecodingOptions(method="beam", beam_size=3, max_tokens=3)
-    out, remarks = piped(responder, "/set max-tokens 3\n/set decoder beam\n/set beam-size 3\n/set\nI am fine.\n")
-    assert remarks == ""
-    assert out.splitlines()[-1] == responder.respond(["I am fine."], options).text
-    assert re.search(r"^beam-size +3$", out, re.MULTILINE)
-    assert "temperature" not in out, "beam search does not read it"
-    out, remarks = piped(responder, "/set decoder sample\n/set seed 5\n/set temperature 0.5\n/set decoder greedy\nhi\n")
-    assert (out.splitlines(), remarks) == ([responder.respond(["hi"], SHORT).text], "")
+    console = terminal()
+    chat = told(responder, "/set max-tokens 3", "/set decoder beam", "/set beam-size 3", "/set", "hi", console=console)
+    assert chat.options == chat.exchanges[0].options == options
+    assert chat.exchanges[0].response.text == responder.respond(["hi"], options).text
+    assert re.search(r"^beam-size +3$", shown(console), re.MULTILINE)
+    assert "temperature" not in shown(console), "beam search does not read it"
+    chat = told(responder, "/set decoder sample", "/set seed 5", "/set temperature 0.5", "/set decoder greedy", "hi")
+    assert chat.exchanges[0].response.text == responder.respond(["hi"], SHORT).text
 
 
 @pytest.mark.parametrize(
@@ -154,29 +167,98 @@ def test_set_changes_how_replies_are_made(responder: Responder) -> None:
     ],
 )
 def test_what_cannot_be_set_is_said_and_changes_nothing(responder: Responder, command: str, message: str) -> None:
-    out, remarks = piped(responder, f"{command}\nI am fine.\n")
-    assert message in remarks
-    assert out == responder.respond(["I am fine."], SHORT).text + "\n"
+    console = terminal()
+    chat = told(responder, command, "I am fine.", console=console)
+    assert message in shown(console)
+    assert (chat.options, len(chat.exchanges)) == (SHORT, 1)
+
+
+EXAMPLE = re.compile(r"`(/[a-z]+(?: [^`|]+)?)`")
+PLACES_OF_EXAMPLES = [*HELP.values(), *(line for line in PAGE.splitlines() if line.startswith("| `/"))]
+
+
+@pytest.mark.parametrize("place", PLACES_OF_EXAMPLES)
+def test_the_examples_of_the_help_and_the_page_work_in_their_order(
+    responder: Responder, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # /save FILE writes one
+    monkeypatch.setattr(CtsmError, "__init__", _fail)  # a chat shows these errors and goes on
+    chat = told(responder, "I am fine.", "I am fine.")
+    for example in EXAMPLE.findall(place):
+        assert chat.take(example) is (example != "/quit")
+        if example == "/reset":
+            chat.take("I am fine.")
+
+
+def _fail(error: CtsmError, message: str) -> None:
+    raise AssertionError(message)
+
+
+def test_the_page_and_the_help_have_examples() -> None:
+    examples = [example for place in PLACES_OF_EXAMPLES for example in EXAMPLE.findall(place)]
+    assert len(examples) >= 12
+    assert {example.split()[0] for example in examples} == set(HELP)
+    assert examples.count("/set decoder sample") == examples.count("/set temperature 0.7") == 2
+
+
+def test_the_example_of_the_page_over_a_pipe_answers_as_many_lines_as_it_writes(responder: Responder) -> None:
+    ((written, words),) = re.findall(r"^printf '(.*)' \| ctsm (.*) > \S+$", PAGE, re.MULTILINE)
+    out, remarks = piped(responder, written.replace("\\n", "\n"))
+    first = responder.respond(["I lost my keys."], SHORT).text
+    second = responder.respond(["I lost my keys.", first, "And now it rains."], SHORT).text
+    assert (out, remarks) == (f"{first}\n{second}\n", "")
+    assert words.split()[0] == "chat"
 
 
 def test_over_a_pipe_every_line_gets_one(responder: Responder) -> None:
     out, remarks = piped(responder, "A dog chased me.\n\nI want to die.\n/reset\n:smile: [bold]hi[/bold]\nlast line")
     lines = out.split("\n")
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert lines[0] == responder.respond(["A dog chased me."], SHORT).text
-    assert lines[1:3] == ["", NOTICE]
-    assert lines[3] == responder.respond([":smile: [bold]hi[/bold]"], SHORT).text
-    assert lines[5] == ""
+    assert lines[1:4] == ["", NOTICE, ""]
+    assert lines[4] == responder.respond([":smile: [bold]hi[/bold]"], SHORT).text
+    assert lines[6] == ""
     assert ESCAPE not in out
     assert "holds no words" in remarks
-    assert "A new conversation." in remarks
+
+
+def test_over_a_pipe_a_command_is_a_turn_like_any_other(
+    responder: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [*HELP, "/nope", "/save x/y.json", "/set decoder beam", "/reset now", "say /reset", "/", "/quit", "hi"]
+    lines.remove("/reset")
+    turns: list[str] = []
+    for line in lines:
+        turns += [line, responder.respond([*turns, line], SHORT).text]
+    out, remarks = piped(responder, "".join(f"{line}\n" for line in lines))
+    assert (out.split("\n"), remarks) == ([*turns[1::2], ""], "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_over_a_pipe_reset_alone_begins_anew(responder: Responder) -> None:
+    alone = responder.respond(["I am fine."], SHORT).text
+    out, _ = piped(responder, "A dog chased me.\n /reset \r\nI am fine.\r\n/reset\n/reset\nI am fine.")
+    assert out.split("\n")[1:] == ["", alone, "", "", alone, ""]
+
+
+@given(st.lists(st.sampled_from(["/reset", "/save a", "", "\x00", "a\rb", "a\x0bb\u2028c", "hi", "/", "\ud83d"])))
+@settings(deadline=None, max_examples=15)
+def test_over_a_pipe_one_line_in_is_one_line_out(responder: Responder, lines: list[str]) -> None:
+    out, _ = piped(responder, "".join(f"{line}\n" for line in lines))
+    assert out.count("\n") == len(lines)
+
+
+def test_a_notice_of_several_lines_is_one_over_a_pipe(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctsm.care.NOTICE", "Please call\n  112.\n")
+    assert piped(responder, "I want to die.\n")[0] == "Please call 112.\n"
 
 
 def test_a_pipe_to_the_program_itself(model_directory: Path, responder: Responder, tmp_path: Path) -> None:
     """One process: bytes that are not UTF-8, no prompt, no colour even where they are forced on others, and exit 0."""
     done = subprocess.run(
         [sys.executable, "-m", "ctsm.cli.main", "chat", str(model_directory), "--max-tokens", "6"],
-        input=b"A dog chased me.\nI am \xff fine.\n/quit\nnever read\n",
+        input=b"A dog\rchased me.\r\nI am \xff fine.\n/quit\n",
         capture_output=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": ""},
@@ -185,7 +267,8 @@ def test_a_pipe_to_the_program_itself(model_directory: Path, responder: Responde
     options = DecodingOptions(max_tokens=6)
     first = responder.respond(["A dog chased me."], options).text
     second = responder.respond(["A dog chased me.", first, "I am \ufffd fine."], options).text
-    assert done.stdout.decode().split("\n") == [first, second, ""]
+    third = responder.respond(["A dog chased me.", first, "I am \ufffd fine.", second, "/quit"], options).text
+    assert done.stdout.decode().split("\n") == [first, second, third, ""]
     assert done.stderr == b""
 
 
@@ -209,18 +292,16 @@ def test_a_notice_stays_until_it_is_taken_back(responder: Responder) -> None:
     assert replies(text) == [" ".join(responder.respond(["I am fine."], SHORT).text.split())]
 
 
-def saved(responder: Responder, path: Path, *lines: str) -> tuple[dict[str, object], str]:
-    _, remarks = piped(responder, "".join(f"{line}\n" for line in lines), max_tokens=5)
-    return json.loads(path.read_text(encoding="utf-8")), remarks
-
-
 def test_save_writes_what_was_said_and_felt(responder: Responder, tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "talk.json"
-    document, remarks = saved(responder, path, "A dog chased me.", "I am \u00e9fine.", f"/save {path}", f"/save {path}")
+    console = terminal()
+    lines = ["A dog chased me.", "I am \u00e9fine.", f"/save {path}", f"/save {path}"]
+    told(responder, *lines, console=console, max_tokens=5)
+    document = json.loads(path.read_text(encoding="utf-8"))
     options = DecodingOptions(max_tokens=5)
     first = responder.respond(["A dog chased me."], options)
     second = responder.respond(["A dog chased me.", first.text, "I am \u00e9fine."], options)
-    assert remarks.replace("\n", "").count("Saved:") == 2
+    assert shown(console).count("Saved:") == 2
     assert document["emotions"] == list(EMOTIONS)
     assert [turn["text"] for turn in document["turns"]] == [
         "A dog chased me.",
@@ -242,7 +323,7 @@ def test_save_writes_what_was_said_and_felt(responder: Responder, tmp_path: Path
 def test_save_never_replaces_a_file_of_another_chat(responder: Responder, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine", encoding="utf-8")
-    _, remarks = piped(responder, f"I am fine.\n/save {path}\n/save {path}/under\n/save \x00\n")
+    remarks = talk(responder, "I am fine.", f"/save {path}", f"/save {path}/under", "/save \x00")
     assert "is there already" in remarks.replace("\n", " ")
     assert remarks.count("choose another name") + remarks.count("check") >= 2
     assert path.read_text(encoding="utf-8") == "mine"

@@ -23,7 +23,7 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def run(arguments: jsonargparse.Namespace) -> None:
-    """Chat until /quit or the end of the input: with a person at the terminal, else line by line."""
+    """Chat with a person at the terminal until /quit, else line by line until the end of the input."""
     options = decoding_options(arguments)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
@@ -33,6 +33,8 @@ def run(arguments: jsonargparse.Namespace) -> None:
 
     responder = load(arguments.run, arguments.device, care=not arguments.no_care)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(newline="\n")  # a carriage return within a line ends no turn
         chat_over_pipe(responder, sys.stdin, sys.stdout, sys.stderr, options)
         return
     with suppress(ImportError):

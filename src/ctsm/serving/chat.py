@@ -21,42 +21,65 @@ HELP = {
     "/explain": "show what the model felt at each word of your last turn; `/explain all` at every turn it read",
     "/undo": "take your last turn and its reply back",
     "/reset": "start a new conversation",
-    "/set": "show how replies are made; `/set decoder beam`, `/set temperature 0.7` and so on change it,\n"
+    "/set": "show how replies are made; `/set decoder sample`, then `/set temperature 0.7` and so on change it,\n"
     f"`/set colour {'|'.join(COLOURINGS)}` how your words are coloured",
     "/save": "`/save FILE` writes the conversation with its emotions as JSON",
     "/help": "show this",
     "/quit": "end the chat, as Ctrl-D and Ctrl-C do",
 }
 
+BEGIN_ANEW = "/reset"
+"""The one line that is no turn over a pipe."""
 
-class Chat:
-    """One conversation and its commands.
+
+class Conversation:
+    """What was said so far, and how the next reply is made.
 
     Args:
         responder: answers the turns.
-        console: for replies and what commands show.
         options: how replies are made.
-        remarks: for what is said beside the replies. In a terminal that is the console, and replies are decorated;
-            over a pipe it is another one, and the console gets one line for each turn.
     """
 
-    def __init__(
-        self, responder: Responder, console: Console, options: DecodingOptions = GREEDY, remarks: Console | None = None
-    ) -> None:
+    def __init__(self, responder: Responder, options: DecodingOptions) -> None:
         self.responder = responder
-        self.console = console
         self.options = options
-        self.remarks = remarks or console
-        self.in_terminal = remarks is None
-        self.colouring = COLOURINGS[0]
         self.exchanges: list[Exchange] = []
+
+    def reply(self, text: str) -> Response:
+        """Reply to one turn and remember both; a turn that cannot be answered is forgotten.
+
+        Raises:
+            CtsmError: the turn holds no words.
+        """
+        # Halves of surrogate pairs can neither be printed nor saved.
+        text = text.encode("utf-8", "replace").decode()
+        turns = [turn for exchange in self.exchanges for turn in (exchange.text, exchange.response.text)]
+        # Each turn of a conversation has its own random numbers, also where the user fixed the seed.
+        (response,) = self.responder.respond_batch([[*turns, text]], self.options, seeds=[len(turns)])
+        self.exchanges.append(Exchange(text, response, self.options))
+        return response
+
+
+class Chat(Conversation):
+    """A conversation in a terminal, and its commands.
+
+    Args:
+        responder: answers the turns.
+        console: the terminal.
+        options: how replies are made.
+    """
+
+    def __init__(self, responder: Responder, console: Console, options: DecodingOptions = GREEDY) -> None:
+        super().__init__(responder, options)
+        self.console = console
+        self.colouring = COLOURINGS[0]
         self._saved: set[Path] = set()
 
     def take(self, line: str) -> bool:
         """Answer a line: a turn, or a command with its argument; False means that it ends the chat."""
         text = line.strip()
         if not text.startswith("/"):
-            if text or not self.in_terminal:
+            if text:
                 self._answer(text)
             return True
         command, _, argument = text.partition(" ")
@@ -79,23 +102,12 @@ class Chat:
         return True
 
     def _answer(self, text: str) -> None:
-        """Reply to one turn and remember both; a turn that cannot be answered is said and forgotten."""
-        # Halves of surrogate pairs can neither be printed nor saved.
-        text = text.encode("utf-8", "replace").decode()
-        turns = [turn for exchange in self.exchanges for turn in (exchange.text, exchange.response.text)]
         try:
-            # Each turn of a conversation has its own random numbers, also where the user fixed the seed.
-            (response,) = self.responder.respond_batch([[*turns, text]], self.options, seeds=[len(turns)])
+            response = self.reply(text)
         except CtsmError as error:
-            if not self.in_terminal:
-                self.console.print()  # one line for each turn
             self._remark(str(error))
-            return
-        self.exchanges.append(Exchange(text, response, self.options))
-        if self.in_terminal:
-            self._show(response)
         else:
-            self.console.print(Text(response.text), soft_wrap=True)
+            self._show(response)
 
     def _show(self, response: Response) -> None:
         """Show a reply or the notice, and how the turn was read."""
@@ -168,7 +180,7 @@ class Chat:
             self.console.print(Text(f"{command:<9} " + text.replace("\n", "\n" + " " * 10)))
 
     def _remark(self, text: str) -> None:
-        self.remarks.print(Text(text, style="dim"), soft_wrap=not self.in_terminal)
+        self.console.print(Text(text, style="dim"))
 
 
 def _take_nothing(command: str, argument: str) -> None:
@@ -201,15 +213,18 @@ def chat_over_pipe(
 ) -> None:
     """Answer every line of `source` by one line of `out`, at once, without prompts or colours.
 
-    Commands work too; what they show goes to `out`, all that is said beside to `remarks`.
+    Lines are data: no command is carried out, whatever they begin with. Only a line of `BEGIN_ANEW` alone is no turn;
+    its answer is empty, as that to a line without words, of which `remarks` says why.
     """
-    talk = Chat(responder, plain_console(out), options, plain_console(remarks))
+    talk = Conversation(responder, options)
     while line := source.readline():
-        if not talk.take(line):
-            return
-        out.flush()
-
-
-def plain_console(out: IO[str]) -> Console:
-    """Return a console that writes text as it is."""
-    return Console(file=out, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False)
+        text = line.strip()
+        answer = ""
+        if text == BEGIN_ANEW:
+            talk = Conversation(responder, options)
+        else:
+            try:
+                answer = talk.reply(text).text
+            except CtsmError as error:
+                print(error, file=remarks)
+        print(" ".join(answer.split()), file=out, flush=True)  # whoever words the notice anew may write several lines
