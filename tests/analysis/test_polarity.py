@@ -188,3 +188,21 @@ def test_a_file_where_the_folder_should_be_is_refused_first(
     assert main(["polarity", "--data", str(prepared), "-o", str(tmp_path / "out")]) == 2
     assert "is a file; choose a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
+
+
+def test_the_docs_have_the_numbers_of_the_record() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "analysis.md").read_text(encoding="utf-8")
+    record = json.loads((docs / "results" / "polarity" / "polarity.json").read_text(encoding="utf-8"))
+    for outside in ("negative", "left out"):
+        for missing, seeds in (("random", f", {len(SEEDS)} seeds"), ("left out", "")):
+            group = [r for r in record["readings"] if (r["outside"], r["missing"]) == (outside, missing)]
+            words = group[0]["words"]
+            shares = [100 * reading["disagreeing"] / words for reading in group]
+            spread = f" ({min(shares):.2f} to {max(shares):.2f})" if seeds else ""
+            disagreeing = sum(reading["disagreeing"] for reading in group) / len(group)
+            share = f"{sum(shares) / len(shares):.2f}{spread}"
+            assert f"| {outside} | {missing}{seeds} | {words:,} | {disagreeing:,.0f} | {share} |" in page
+    first = next(r for r in record["readings"] if r["outside"] == "negative" and r["missing"] == "random")
+    assert f"{first['outside_words']:,} words are outside the lexicon" in page
+    assert f"{record['vocabulary'] - record['with_vector']:,} have no vector" in page
