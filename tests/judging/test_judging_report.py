@@ -127,6 +127,14 @@ def test_the_report_is_written_and_read(report: Report, tmp_path: Path) -> None:
             read_report(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize("name", ["report.md", "table.tex", "report.json"])
+def test_a_report_replaces_nothing(report: Report, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("kept")
+    with pytest.raises(CtsmError, match=f"{name}: exists already and stays as it is"):
+        write_report(tmp_path, report)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
+
+
 def test_the_same_study_gives_the_same_numbers(built: Built, report: Report) -> None:
     assert replace(make_report(*built, closed=True, resamples=200), made="") == replace(report, made="")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import jsonargparse
@@ -92,7 +93,7 @@ def _create(given: jsonargparse.Namespace) -> None:
         seed=given.seed,
         guidelines=read_guidelines(given.guidelines),
     )
-    with handing_out(given.links, given.url) as hand_out:
+    with handing_out(given.study, given.links, given.url) as hand_out:
         store, notes = create_study(given.study, given.pair, options)
         print("\n".join(notes))
         hand_out(store.new_tokens())
@@ -109,7 +110,5 @@ def _links(given: jsonargparse.Namespace) -> None:
     from ctsm.judging.links import handing_out
     from ctsm.judging.store import Store
 
-    store = Store.open(given.study)
-    with handing_out(given.links, given.url) as hand_out:
+    with closing(Store.open(given.study)) as store, handing_out(given.study, given.links, given.url) as hand_out:
         hand_out(store.new_tokens(given.names))
-    store.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctsm.errors import CtsmError, MissingExtraError
+from ctsm.judging.places import LOGS, is_url
 
 try:
     import sqlalchemy as sa
@@ -69,11 +70,6 @@ WRITING = "ctsm_writing"
 """The execution option of a connection that will write."""
 
 
-def is_url(study: str) -> bool:
-    """Tell whether STUDY is a database's URL and not a file's path."""
-    return "://" in study
-
-
 def connect(study: str) -> sa.Engine:
     """Return the engine of a SQLite file or a PostgreSQL URL; nothing is opened yet.
 
@@ -118,7 +114,7 @@ def new_file(path: Path) -> Iterator[Path]:
         yield temporary
         path.hardlink_to(temporary)  # unlike a rename, never replaces a file
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in ("", *LOGS):
             Path(name + suffix).unlink(missing_ok=True)
 
 

@@ -24,12 +24,12 @@ from ctsm.judging.database import (
     TRIALS,
     WITHDRAWN,
     connect,
-    is_url,
     new_file,
     reading,
     set_write_ahead_log,
     writing,
 )
+from ctsm.judging.places import is_url
 from ctsm.judging.study import STUDY_SCHEMA, Judgement, Study, Trial, Verdict
 
 ADMIN = "admin"
