@@ -29,7 +29,7 @@ from ctsm.judging.database import (
     set_write_ahead_log,
     writing,
 )
-from ctsm.judging.places import is_url
+from ctsm.judging.places import is_url, require_a_files_place, require_no_logs
 from ctsm.judging.study import STUDY_SCHEMA, Judgement, Study, Trial, Verdict
 
 ADMIN = "admin"
@@ -91,7 +91,8 @@ class Store:
         """Write a new study, whole or not at all.
 
         Raises:
-            CtsmError: something is there already (it is left as it is), or the database cannot be reached.
+            CtsmError: something is there already or was left there (it stays as it is), or the database cannot be
+                reached.
         """
         place = str(url_or_path)
         if is_url(place):
@@ -101,15 +102,18 @@ class Store:
                     raise CtsmError(_occupied(place))
                 _fill(engine, study)
             return cls(engine, study)
+        require_a_files_place(place)
         path = Path(place)
         if path.exists():
             raise CtsmError(_occupied(place))
+        require_no_logs(place)
         try:
             with new_file(path) as temporary:
                 set_write_ahead_log(temporary)
                 engine = connect(str(temporary))
                 _fill(engine, study)
                 engine.dispose()
+                require_no_logs(place)  # a server of a removed study may have been at work
         except FileExistsError:
             raise CtsmError(_occupied(place)) from None
         return cls(connect(place), study)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import ctsm.judging.store as store_module
 from ctsm.cli.main import main
+from ctsm.errors import CtsmError
 from ctsm.judging.store import ADMIN, Store
 from ctsm.judging.study import Pair
 
@@ -184,6 +186,63 @@ def test_nothing_is_created_over_something(
         assert create(place, files) == 2
         assert message in capsys.readouterr().err
         assert place.read_bytes() == before
+
+
+@pytest.mark.parametrize("log", ["study.db-wal", "study.db-shm", "study.db-journal"])
+def test_a_log_that_a_removed_study_left_is_not_replayed_into_a_new_one(
+    log: str, tmp_path: Path, replies: Replies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = f"ns={replies('north')},{replies('south')}"
+    (tmp_path / log).write_bytes(b"left")
+    (tmp_path / "link.db").symlink_to("study.db")
+    for name in ("study.db", "link.db"):
+        assert create(tmp_path / name, files) == 2
+        error = capsys.readouterr().err
+        assert f"{log}: is left of a study that was removed" in error
+        assert error.count("\n") == 1
+    assert (tmp_path / log).read_bytes() == b"left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.db", "north.jsonl", "south.jsonl", log]
+
+
+def test_a_log_that_appears_while_a_study_is_made(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, place = make().store.study(), tmp_path / "new" / "s.db"
+    fill = store_module._fill
+
+    def fill_slowly(*arguments: Any) -> None:
+        fill(*arguments)
+        (tmp_path / "new" / "s.db-wal").write_bytes(b"left")
+
+    monkeypatch.setattr(store_module, "_fill", fill_slowly)
+    with pytest.raises(CtsmError, match="is left of a study that was removed"):
+        Store.create(place, study)
+    assert [path.name for path in place.parent.iterdir()] == ["s.db-wal"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("new/", "new/: names a folder; give the path of a new file in it"),
+        ("folder", "folder: names a folder; give the path of a new file in it"),
+        (":memory:", ":memory:: would be gone at once; give the path of a new file"),
+        ("./:memory:", ":memory:: would be gone at once; give the path of a new file"),
+    ],
+)
+def test_places_where_no_study_can_be(
+    place: str,
+    message: str,
+    tmp_path: Path,
+    replies: Replies,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["judge", "create", place, "--items", "4", "--pair", f"ns={replies('north')},{replies('south')}"]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "north.jsonl", "south.jsonl"]
 
 
 def test_what_is_no_study_is_not_opened(
