@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
@@ -235,13 +236,15 @@ class FakeStore:
 
     held: Built
     closed = True
-    opened: list[str] = []  # noqa: RUF012
+    places: list[str] = []  # noqa: RUF012
     shut = 0
 
     @classmethod
-    def open(cls, place: str) -> FakeStore:
-        cls.opened.append(place)
-        return cls()
+    @contextmanager
+    def opened(cls, place: str) -> Iterator[FakeStore]:
+        cls.places.append(place)
+        yield cls()
+        cls.shut += 1
 
     def study(self) -> Study:
         return self.held[0]
@@ -249,15 +252,12 @@ class FakeStore:
     def judgements(self) -> list[Judgement]:
         return self.held[1]
 
-    def close(self) -> None:
-        type(self).shut += 1
-
 
 @pytest.fixture
 def store(built: Built, monkeypatch: pytest.MonkeyPatch) -> type[FakeStore]:
     class Store(FakeStore):
         held = built
-        opened: list[str] = []  # noqa: RUF012
+        places: list[str] = []  # noqa: RUF012
 
     module = ModuleType("ctsm.judging.store")
     module.Store = Store  # type: ignore[attr-defined]
@@ -271,7 +271,7 @@ def test_the_verb_prints_and_writes(store: type[FakeStore], tmp_path: Path, caps
     assert "Win, Tie and Lose (%)" in printed
     assert "Failed: annotator 3" in printed
     assert read_report(tmp_path / "out" / "report.json").resamples == 10_000
-    assert (store.opened, store.shut) == (["study.db"], 1)
+    assert (store.places, store.shut) == (["study.db"], 1)
 
 
 @pytest.mark.parametrize("words", [["report"], ["export", "--format", "csv"], ["export", "--format", "potato"]])
@@ -286,7 +286,6 @@ def test_an_open_study_shows_nothing_unless_told_to(
     assert printed.out == ""
     assert re.search(r"still open.*--while-open", printed.err)
     assert not out.exists()
-    assert store.shut == 1
     assert main([*given, "--while-open"]) == 0
     assert out.exists()
     assert ("interim results" in capsys.readouterr().out) == (verb == "report")

@@ -66,6 +66,8 @@ WITHDRAWN = sa.Table(
     sa.Column("judged", sa.Text, nullable=False),
     sa.Column("withdrawn", sa.Text, nullable=False),
 )
+BUSY_MS = 10_000
+"""How long SQLite waits for another writer."""
 WRITING = "ctsm_writing"
 """The execution option of a connection that will write."""
 
@@ -125,7 +127,7 @@ def _sqlite(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own; `begin` does
-        for setting in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        for setting in (f"busy_timeout={BUSY_MS}", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {setting}")
 
     @sa.event.listens_for(engine, "begin")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import jsonargparse
@@ -67,6 +66,6 @@ def _read(place: str, while_open: bool) -> tuple[Study, Sequence[Judgement], boo
     from ctsm.judging.report import require_closed
     from ctsm.judging.store import Store
 
-    with closing(Store.open(place)) as store:
+    with Store.opened(place) as store:
         require_closed(store.closed, while_open)
         return store.study(), store.judgements(), store.closed

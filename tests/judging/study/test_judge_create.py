@@ -15,7 +15,7 @@ import pytest
 import ctsm.judging.store as store_module
 from ctsm.cli.main import main
 from ctsm.errors import CtsmError
-from ctsm.judging.store import ADMIN, Store
+from ctsm.judging.store import ADMIN, ClosedError, Store
 from ctsm.judging.study import Pair
 
 Replies = Callable[..., Path]
@@ -72,6 +72,17 @@ def test_links_go_to_a_private_file_and_are_renewed(
     assert main(["judge", "links", str(place), "--for", "4"]) == 2
     assert "annotator '4': there is none; choose of 1, 2, 3, admin." in capsys.readouterr().err
     store.close()
+
+
+def test_a_study_is_closed(make: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    made = make()
+    assert not made.store.closed
+    for _ in range(2):
+        assert main(["judge", "close", made.place]) == 0
+        assert capsys.readouterr().out == f"{made.place}: is closed with 0 judgements and takes no more.\n"
+        assert made.store.closed
+    with pytest.raises(ClosedError):
+        made.store.answer("1", made.store.sequence("1")[0].id, 0, dict.fromkeys(made.store.study().aspects, "win"))
 
 
 def test_runs_of_one_model_are_told_apart_by_their_files(tmp_path: Path, replies: Replies) -> None:
@@ -260,9 +271,9 @@ def test_what_is_no_study_is_not_opened(
         connection.execute("UPDATE meta SET schema = 2")
     for place, message in (
         (newer, "a study of version 2, and this ctsm reads version 1"),
-        (text, "cannot be read as a study (file is not a database)"),
+        (text, "cannot be used as a study (file is not a database)"),
         (empty, "holds no study"),
-        (other, "cannot be read as a study (no such column: meta.schema)"),
+        (other, "lacks the table annotators; restore a copy of it"),
         (tmp_path / "missing.db", "no such file (a study); make it with `ctsm judge create`"),
         (tmp_path, "no such file (a study)"),
         ("postgresql://u:secret@localhost:port/x", "not a database URL; write postgresql://USER@HOST/DATABASE"),
