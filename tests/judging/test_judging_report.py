@@ -103,6 +103,13 @@ def test_what_is_missing_is_said(built: Built, report: Report) -> None:
         ("relevance", ["WW"], "Nobody failed."),
         ("relevance", ["LL"], "Every annotator failed"),
         ("relevance", ["WL"], "Failed: annotator 2;"),
+        ("relevance", [".."], "Nobody has judged a catch trial yet, so nobody is checked."),
+        ("relevance", ["W."], "Nobody failed. 1 of 2 annotators has judged no catch trial and is unchecked."),
+        (
+            "relevance",
+            [".L"],
+            "Failed: annotator 2; results are given with and without. 1 of 2 annotators has judged no",
+        ),
     ],
 )
 def test_what_the_catch_trials_show_is_said(judged: Judged, aspect: str, catch: list[str], said: str) -> None:

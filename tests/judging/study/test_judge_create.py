@@ -103,6 +103,19 @@ def test_the_number_of_same_replies_is_told(
     assert "ns: north against south; both give the same reply to 4 of 4 items" in capsys.readouterr().out
 
 
+def test_one_of_each_is_named_as_one(tmp_path: Path, replies: Replies, capsys: pytest.CaptureFixture[str]) -> None:
+    def without_reference(lines: list[Any]) -> None:
+        for line in lines:
+            line["reference"] = None
+
+    files = [replies(name, 4, change=without_reference) for name in ("north", "south")]
+    options = ["--annotators", "1", "--items", "1"]
+    assert create(tmp_path / "s.db", f"ns={files[0]},{files[1]}", options=options) == 0
+    printed = capsys.readouterr().out
+    assert "1 annotator with 1 comparison: 1 item, 1 pair, 0 catch trials\n" in printed
+    assert "both give the same reply to 0 of 1 item\n" in printed
+
+
 def drop(field: str) -> Callable[[list[Any]], object]:
     return lambda lines: lines[2].pop(field)
 
@@ -150,7 +163,8 @@ def test_wrong_files_are_refused(
         (["ns={n},{s}"], ["--aspects", "empathy,empathy"], "--aspects: an aspect is named twice"),
         (["ns={n},{s}"], ["--items", "31"], "--items 31: the replies files hold only 30"),
         (["ns={n},{s}"], ["--items", "0"], "--items: must be 1 or more, not 0"),
-        (["ns={n},{s}"], ["--annotators", "0"], "--annotators: must be 1 or more, not 0"),
+        (["ns={n},{s}"], ["--annotators", "0"], "--annotators: must be 1 to 1,000, not 0"),
+        (["ns={n},{s}"], ["--annotators", "100000"], "--annotators: must be 1 to 1,000, not 100000"),
         (["ns={n},{s}"], ["--guidelines", "{n}.txt"], "no such file (the guidelines)"),
         (["ns={n},{n}"], [], "with itself; name two files"),
         (["ns={n}"], [], "must be NAME=A.jsonl,B.jsonl"),
