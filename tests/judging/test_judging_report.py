@@ -299,7 +299,8 @@ def test_an_open_study_shows_nothing_unless_told_to(
 
 
 def test_the_documentation_names_every_field_and_column() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "judging-report.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("judging-report.md", "judging-exports.md"))
     named = set(re.findall(r"`([a-z_]+)`", page))
     for cls in (Report, Results, Row, Annotator, Agreement, Pair):
         assert {field.name for field in fields(cls)} <= named
