@@ -114,8 +114,8 @@ def require_closed(closed: bool, while_open: bool) -> None:
     """
     if not closed and not while_open:
         raise CtsmError(
-            "this study is still open, and who sees results before its end can end it when they please; close it on "
-            "the admin page first, or ask for interim results with --while-open."
+            "this study is still open, and who sees results before its end can end it when they please; close it first "
+            "with `ctsm judge close` or on the admin's page, or ask for interim results with --while-open."
         )
 
 
