@@ -187,8 +187,12 @@ def test_a_study_without_judgements_is_exported(built: Built, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("form", "name", "message"),
     [
-        ("csv", "folder", "is a folder, but the format csv needs a file"),
-        ("label-studio", "folder", "is a folder, but the format label-studio needs a file"),
+        ("csv", "folder", "folder: exists already"),
+        ("csv", "file", "file: exists already"),
+        ("csv", "link", "link: exists already"),
+        ("label-studio", "folder", "folder: exists already"),
+        ("label-studio", "file", "file: exists already"),
+        ("label-studio", "kept.json", "kept.xml: exists already"),
         ("label-studio", "tasks.xml", "give a .json file"),
         ("potato", "folder", "exists already"),
         ("potato", "file", "exists already"),
@@ -198,8 +202,11 @@ def test_places_that_cannot_be_taken_stay_as_they_are(
     built: Built, tmp_path: Path, form: str, name: str, message: str
 ) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_text("kept")
+    for kept in ("file", "kept.xml"):
+        (tmp_path / kept).write_text("kept")
+    (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(CtsmError, match=message):
         export(*built, form, tmp_path / name)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
-    assert (tmp_path / "file").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "kept.xml", "link"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "kept.xml").read_text() == "kept"
+    assert (tmp_path / "link").is_symlink()

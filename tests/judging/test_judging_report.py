@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
@@ -102,6 +103,13 @@ def test_what_is_missing_is_said(built: Built, report: Report) -> None:
         ("relevance", ["WW"], "Nobody failed."),
         ("relevance", ["LL"], "Every annotator failed"),
         ("relevance", ["WL"], "Failed: annotator 2;"),
+        ("relevance", [".."], "Nobody has judged a catch trial yet, so nobody is checked."),
+        ("relevance", ["W."], "Nobody failed. 1 of 2 annotators has judged no catch trial and is unchecked."),
+        (
+            "relevance",
+            [".L"],
+            "Failed: annotator 2; results are given with and without. 1 of 2 annotators has judged no",
+        ),
     ],
 )
 def test_what_the_catch_trials_show_is_said(judged: Judged, aspect: str, catch: list[str], said: str) -> None:
@@ -125,6 +133,14 @@ def test_the_report_is_written_and_read(report: Report, tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(json.dumps(value | changes))
         with pytest.raises(CtsmError, match=message):
             read_report(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["report.md", "table.tex", "report.json"])
+def test_a_report_replaces_nothing(report: Report, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("kept")
+    with pytest.raises(CtsmError, match=f"{name}: exists already and stays as it is"):
+        write_report(tmp_path, report)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
 
 
 def test_the_same_study_gives_the_same_numbers(built: Built, report: Report) -> None:
@@ -227,13 +243,15 @@ class FakeStore:
 
     held: Built
     closed = True
-    opened: list[str] = []  # noqa: RUF012
+    places: list[str] = []  # noqa: RUF012
     shut = 0
 
     @classmethod
-    def open(cls, place: str) -> FakeStore:
-        cls.opened.append(place)
-        return cls()
+    @contextmanager
+    def opened(cls, place: str) -> Iterator[FakeStore]:
+        cls.places.append(place)
+        yield cls()
+        cls.shut += 1
 
     def study(self) -> Study:
         return self.held[0]
@@ -241,15 +259,12 @@ class FakeStore:
     def judgements(self) -> list[Judgement]:
         return self.held[1]
 
-    def close(self) -> None:
-        type(self).shut += 1
-
 
 @pytest.fixture
 def store(built: Built, monkeypatch: pytest.MonkeyPatch) -> type[FakeStore]:
     class Store(FakeStore):
         held = built
-        opened: list[str] = []  # noqa: RUF012
+        places: list[str] = []  # noqa: RUF012
 
     module = ModuleType("ctsm.judging.store")
     module.Store = Store  # type: ignore[attr-defined]
@@ -263,7 +278,7 @@ def test_the_verb_prints_and_writes(store: type[FakeStore], tmp_path: Path, caps
     assert "Win, Tie and Lose (%)" in printed
     assert "Failed: annotator 3" in printed
     assert read_report(tmp_path / "out" / "report.json").resamples == 10_000
-    assert (store.opened, store.shut) == (["study.db"], 1)
+    assert (store.places, store.shut) == (["study.db"], 1)
 
 
 @pytest.mark.parametrize("words", [["report"], ["export", "--format", "csv"], ["export", "--format", "potato"]])
@@ -278,14 +293,14 @@ def test_an_open_study_shows_nothing_unless_told_to(
     assert printed.out == ""
     assert re.search(r"still open.*--while-open", printed.err)
     assert not out.exists()
-    assert store.shut == 1
     assert main([*given, "--while-open"]) == 0
     assert out.exists()
     assert ("interim results" in capsys.readouterr().out) == (verb == "report")
 
 
 def test_the_documentation_names_every_field_and_column() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "judging-report.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("judging-report.md", "judging-exports.md"))
     named = set(re.findall(r"`([a-z_]+)`", page))
     for cls in (Report, Results, Row, Annotator, Agreement, Pair):
         assert {field.name for field in fields(cls)} <= named

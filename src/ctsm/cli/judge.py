@@ -21,16 +21,18 @@ HELP = "let people compare two systems' replies: make a study, serve it, report 
 CREATE = "make a study from replies files and print a personal link for each annotator"
 SERVE = "serve a study's pages until interrupted"
 LINKS = "give annotators new links; their old ones are no longer valid"
+CLOSE = "take no more answers, for good; then there is a report"
 STUDY_HELP = "a SQLite file, or a postgresql:// URL"
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the verbs and their options."""
-    verbs = parser.add_subcommands(dest="what", metavar="{create,serve,links,report,export}")
+    verbs = parser.add_subcommands(dest="what", metavar="{create,serve,links,close,report,export}")
     for name, text, declare in (
         ("create", CREATE, _add_create),
         ("serve", SERVE, _add_serve),
         ("links", LINKS, _add_links),
+        ("close", CLOSE, lambda _verb: None),
         ("report", REPORT_HELP, add_report_arguments),
         ("export", EXPORT_HELP, add_export_arguments),
     ):
@@ -76,7 +78,14 @@ def _add_links_output(verb: jsonargparse.ArgumentParser) -> None:
 def run(arguments: jsonargparse.Namespace) -> None:
     """Do what the verb says."""
     given = arguments[arguments.what]
-    verbs = {"create": _create, "serve": _serve, "links": _links, "report": run_report, "export": run_export}
+    verbs = {
+        "create": _create,
+        "serve": _serve,
+        "links": _links,
+        "close": _close,
+        "report": run_report,
+        "export": run_export,
+    }
     verbs[arguments.what](given)
 
 
@@ -84,6 +93,7 @@ def _create(given: jsonargparse.Namespace) -> None:
     from ctsm.judging.create import create_study, read_guidelines
     from ctsm.judging.design import DesignOptions
     from ctsm.judging.links import handing_out
+    from ctsm.judging.store import Store
 
     options = DesignOptions(
         aspects=tuple(aspect.strip() for aspect in given.aspects.split(",")),
@@ -92,11 +102,12 @@ def _create(given: jsonargparse.Namespace) -> None:
         seed=given.seed,
         guidelines=read_guidelines(given.guidelines),
     )
-    with handing_out(given.links, given.url) as hand_out:
-        store, notes = create_study(given.study, given.pair, options)
+    with handing_out(given.study, given.links, given.url) as hand_out:
+        made, notes = create_study(given.study, given.pair, options)
+        made.close()
         print("\n".join(notes))
-        hand_out(store.new_tokens())
-        store.close()
+        with Store.opened(given.study) as store:
+            hand_out(store.new_tokens())
 
 
 def _serve(given: jsonargparse.Namespace) -> None:
@@ -109,7 +120,13 @@ def _links(given: jsonargparse.Namespace) -> None:
     from ctsm.judging.links import handing_out
     from ctsm.judging.store import Store
 
-    store = Store.open(given.study)
-    with handing_out(given.links, given.url) as hand_out:
+    with Store.opened(given.study) as store, handing_out(given.study, given.links, given.url) as hand_out:
         hand_out(store.new_tokens(given.names))
-    store.close()
+
+
+def _close(given: jsonargparse.Namespace) -> None:
+    from ctsm.judging.store import Store
+
+    with Store.opened(given.study) as store:
+        store.close_study()
+        print(f"{given.study}: is closed with {len(store.judgements()):,} judgements and takes no more.")

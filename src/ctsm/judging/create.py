@@ -46,14 +46,21 @@ def create_study(place: str, pairs: Sequence[str], options: DesignOptions) -> tu
     own = store.sequence(study.annotators[0])
     catch = sum(trial.catch for trial in own)
     notes = [
-        f"{len(study.annotators)} annotators, each with {len(own)} comparisons: "
-        f"{len(study.items)} items, pairs: {len(read)}, catch trials: {catch}"
+        f"{_counted(len(study.annotators), 'annotator')}{', each' if len(study.annotators) > 1 else ''} with "
+        f"{_counted(len(own), 'comparison')}: {_counted(len(study.items), 'item')}, {_counted(len(read), 'pair')}, "
+        f"{_counted(catch, 'catch trial')}"
     ]
     notes += [
         f"{pair.pair.name}: {pair.pair.a} against {pair.pair.b}; "
-        f"both give the same reply to {pair.same_replies(study.items)} of {len(study.items)} items"
+        f"both give the same reply to {pair.same_replies(study.items)} of "
+        f"{_counted(len(study.items), 'item')}"
         for pair in read
     ]
     if not catch:
         notes.append("No catch trials: they need references, and replies from other conversations.")
     return store, notes
+
+
+def _counted(number: int, thing: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

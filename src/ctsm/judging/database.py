@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctsm.errors import CtsmError, MissingExtraError
+from ctsm.judging.places import LOGS, is_url
 
 try:
     import sqlalchemy as sa
@@ -65,13 +66,10 @@ WITHDRAWN = sa.Table(
     sa.Column("judged", sa.Text, nullable=False),
     sa.Column("withdrawn", sa.Text, nullable=False),
 )
+BUSY_MS = 10_000
+"""How long SQLite waits for another writer."""
 WRITING = "ctsm_writing"
 """The execution option of a connection that will write."""
-
-
-def is_url(study: str) -> bool:
-    """Tell whether STUDY is a database's URL and not a file's path."""
-    return "://" in study
 
 
 def connect(study: str) -> sa.Engine:
@@ -118,7 +116,7 @@ def new_file(path: Path) -> Iterator[Path]:
         yield temporary
         path.hardlink_to(temporary)  # unlike a rename, never replaces a file
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in ("", *LOGS):
             Path(name + suffix).unlink(missing_ok=True)
 
 
@@ -129,7 +127,7 @@ def _sqlite(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own; `begin` does
-        for setting in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        for setting in (f"busy_timeout={BUSY_MS}", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {setting}")
 
     @sa.event.listens_for(engine, "begin")

@@ -17,6 +17,7 @@ from ctsm.judging.study import ASPECTS, STUDY_SCHEMA, Study, Trial
 
 REAL_PER_CATCH = 10
 FEWEST_CATCH = 2
+MOST_ANNOTATORS = 1_000
 CANDIDATES = 16
 """How many replies are looked at for a catch trial; the most specific one is taken."""
 
@@ -88,9 +89,10 @@ def _check(options: DesignOptions, available: int) -> None:
         raise CtsmError(f"--aspects: {unknown[0] if unknown else ''!r} is unknown; choose of {', '.join(ASPECTS)}.")
     if len(set(options.aspects)) < len(options.aspects):
         raise CtsmError("--aspects: an aspect is named twice; name each once.")
-    for name in ("annotators", "items"):
-        if getattr(options, name) < 1:
-            raise CtsmError(f"--{name}: must be 1 or more, not {getattr(options, name)}.")
+    if not 1 <= options.annotators <= MOST_ANNOTATORS:
+        raise CtsmError(f"--annotators: must be 1 to {MOST_ANNOTATORS:,}, not {options.annotators}.")
+    if options.items < 1:
+        raise CtsmError(f"--items: must be 1 or more, not {options.items}.")
     if available < options.items:
         raise CtsmError(
             f"--items {options.items}: the replies files hold only {available}; ask for that many or fewer."

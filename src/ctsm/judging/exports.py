@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ctsm.errors import CtsmError
 from ctsm.files import atomic_file
+from ctsm.judging.places import require_nothing_at
 from ctsm.judging.study import Judgement, Pair, Study, Trial, Verdict
 
 FORMATS = ("csv", "label-studio", "potato")
@@ -47,17 +47,16 @@ def export(study: Study, judgements: Sequence[Judgement], form: str, out: Path) 
         judgements: at most one of each trial in each aspect.
         form: the format.
         out: the file (csv, label-studio; the latter's configuration goes beside it as .xml), or the folder of the
-            project (potato), which must not exist yet.
+            project (potato).
 
     Raises:
-        CtsmError: the place cannot be taken.
+        CtsmError: something stands at a place that would be written.
     """
+    require_nothing_at([out])
     if form == "potato":
         from ctsm.judging.potato import write_project
 
         return write_project(study, judgements, out)
-    if out.is_dir():
-        raise CtsmError(f"{out}: is a folder, but the format {form} needs a file; give a file's path.")
     if form == "label-studio":
         from ctsm.judging.label_studio import write_tasks
 

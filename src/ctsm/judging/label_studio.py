@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 from ctsm.errors import CtsmError
 from ctsm.files import atomic_file, write_json
 from ctsm.judging.exports import Comparison, comparisons, turns
+from ctsm.judging.places import require_nothing_at
 from ctsm.judging.study import ASPECTS, Judgement, Study, Verdict
 
 CHOICES: dict[Verdict, str] = {"win": "Reply A", "tie": "Tie", "lose": "Reply B"}
@@ -22,13 +23,14 @@ def write_tasks(study: Study, judgements: Sequence[Judgement], out: Path) -> lis
     """Write the tasks, and the configuration beside them with the suffix .xml, each atomically.
 
     Raises:
-        CtsmError: the tasks themselves would be the .xml file.
+        CtsmError: the tasks themselves would be the .xml file, or something stands there.
     """
     configuration = out.with_suffix(".xml")
     if configuration == out:
         raise CtsmError(
             f"{out}: the tasks are JSON, and the configuration takes the name with .xml; give a .json file."
         )
+    require_nothing_at([configuration])
     with atomic_file(configuration) as stream:
         stream.write(labelling_configuration(study.aspects))
     write_json(out, [_task(one, study.aspects) for one in comparisons(study, judgements)])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctsm.errors import CtsmError
+from ctsm.judging.places import require_other_place
 from ctsm.judging.store import ADMIN
 
 Tokens = Mapping[str, str]
@@ -19,19 +20,20 @@ def link(name: str, token: str, url: str) -> str:
 
 
 @contextmanager
-def handing_out(file: Path | None, url: str) -> Iterator[Callable[[Tokens], None]]:
+def handing_out(study: str, file: Path | None, url: str) -> Iterator[Callable[[Tokens], None]]:
     """Yield what prints the links, or writes them to a new file; a file that was begun goes if the block fails.
 
     The file is made first, so that no token is given out that nobody can be told.
 
     Raises:
-        CtsmError: something stands at `file` already.
+        CtsmError: something stands at `file` already, or it is a file of the study.
     """
     if file is None:
         yield lambda tokens: print(
             "\n".join([*_lines(tokens, url), "Shown only now; `ctsm judge links` makes new ones."])
         )
         return
+    require_other_place(file, study)
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

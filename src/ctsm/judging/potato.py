@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from ctsm.errors import CtsmError
 from ctsm.files import atomic_directory
 from ctsm.judging.exports import Comparison, comparisons, turns
 from ctsm.judging.study import ASPECTS, Judgement, Study, Verdict
@@ -19,13 +18,7 @@ VALUES: dict[Verdict, str] = {"win": "A", "tie": "tie", "lose": "B"}
 
 
 def write_project(study: Study, judgements: Sequence[Judgement], folder: Path) -> list[Path]:
-    """Write the project as a new folder, which appears when it is complete, and return it.
-
-    Raises:
-        CtsmError: something stands at the folder's place.
-    """
-    if folder.exists():
-        raise CtsmError(f"{folder}: exists already, and a Potato project is a folder of its own; give another place.")
+    """Write the project as a new folder, which appears when it is complete, and return it."""
     compared = comparisons(study, judgements)
     with atomic_directory(folder) as new:
         (new / "config.yaml").write_text(

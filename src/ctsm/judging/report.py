@@ -11,6 +11,7 @@ from ctsm.evaluation.fields import from_json, to_json
 from ctsm.evaluation.records import utc_now
 from ctsm.evaluation.significance import RESAMPLES, SEED
 from ctsm.files import atomic_file, read_json, write_json
+from ctsm.judging.places import require_nothing_at
 from ctsm.judging.report_tables import latex, markdown
 from ctsm.judging.results import Annotator, Results, catch_aspect, check_annotators, results
 from ctsm.judging.study import Judgement, Pair, Study
@@ -113,13 +114,18 @@ def require_closed(closed: bool, while_open: bool) -> None:
     """
     if not closed and not while_open:
         raise CtsmError(
-            "this study is still open, and who sees results before its end can end it when they please; close it on "
-            "the admin page first, or ask for interim results with --while-open."
+            "this study is still open, and who sees results before its end can end it when they please; close it first "
+            "with `ctsm judge close` or on the admin's page, or ask for interim results with --while-open."
         )
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write report.md, table.tex and report.json into a folder, each atomically; other files there stay."""
+    """Write report.md, table.tex and report.json into a folder, each atomically; other files there stay.
+
+    Raises:
+        CtsmError: one of the three is there already, perhaps of another study or written by hand.
+    """
+    require_nothing_at(folder / name for name in ("report.md", "table.tex", "report.json"))
     value = to_json(report)
     from_json(Report, value, str(folder), REMEDY)  # a wrong value must not reach the disk
     for name, text in (("report.md", markdown(report)), ("table.tex", latex(report))):

@@ -227,11 +227,20 @@ def _about_catch_trials(report: Report) -> str:
         f"Catch trials are read in {report.catch_aspect}: an annotator fails when the reference wins fewer than two "
         "thirds of those judged."
     )
+    everyone = len(report.annotators)
+    unchecked = sum(one.status == "unchecked" for one in report.annotators)
+    if unchecked == everyone:
+        return f"{rule} Nobody has judged a catch trial yet, so nobody is checked."
     if not report.failing:
-        return f"{rule} Nobody failed."
-    if report.without_failing is None:
-        return f"{rule} Every annotator failed, so there are no results without them."
-    return f"{rule} Failed: {_listed(report.failing)}; results are given with and without."
+        found = "Nobody failed."
+    elif report.without_failing is None:
+        found = "Every annotator failed, so there are no results without them."
+    else:
+        found = f"Failed: {_listed(report.failing)}; results are given with and without."
+    if unchecked:
+        has, is_ = ("has", "is") if unchecked == 1 else ("have", "are")
+        found += f" {unchecked} of {everyone} annotators {has} judged no catch trial and {is_} unchecked."
+    return f"{rule} {found}"
 
 
 def _terminal_table(grid: Grid, suffix: str) -> Table:

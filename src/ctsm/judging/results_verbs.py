@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import jsonargparse
 
 from ctsm.judging.exports import FORMATS
+from ctsm.judging.places import require_other_place
 from ctsm.judging.study import Judgement, Study
 
 REPORT_HELP = "Win, Tie and Lose with agreement, tests and catch trials, as the paper's Table 2"
@@ -18,7 +18,7 @@ OPEN_HELP = "do not insist that the study is closed: interim results"
 
 def add_report_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the options of `report`, beside the study."""
-    text = "also write report.md, table.tex and report.json there"
+    text = "also write report.md, table.tex and report.json there; none of them is replaced"
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--while-open", action="store_true", help=OPEN_HELP)
 
@@ -26,7 +26,7 @@ def add_report_arguments(parser: jsonargparse.ArgumentParser) -> None:
 def add_export_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Declare the options of `export`, beside the study."""
     parser.add_argument("--format", choices=list(FORMATS), required=True, help="of what is written")
-    text = "the file to write; for potato the folder of the project"
+    text = "the new file to write; for potato the new folder of the project"
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=text)
     parser.add_argument("--while-open", action="store_true", help=OPEN_HELP)
 
@@ -38,6 +38,8 @@ def run_report(arguments: jsonargparse.Namespace) -> None:
     from ctsm.judging.report import make_report, write_report
     from ctsm.judging.report_tables import notes, terminal_tables
 
+    if arguments.out:
+        require_other_place(arguments.out, arguments.study)
     study, judgements, closed = _read(arguments.study, arguments.while_open)
     report = make_report(study, judgements, closed)
     if arguments.out:
@@ -53,6 +55,7 @@ def run_export(arguments: jsonargparse.Namespace) -> None:
     """Write the judgements and say where they are."""
     from ctsm.judging.exports import export
 
+    require_other_place(arguments.out, arguments.study)
     study, judgements, _ = _read(arguments.study, arguments.while_open)
     for path in export(study, judgements, arguments.format, arguments.out):
         print(f"{path}: {len(judgements):,} judgements" if path == arguments.out else f"{path}: its configuration")
@@ -63,6 +66,6 @@ def _read(place: str, while_open: bool) -> tuple[Study, Sequence[Judgement], boo
     from ctsm.judging.report import require_closed
     from ctsm.judging.store import Store
 
-    with closing(Store.open(place)) as store:
+    with Store.opened(place) as store:
         require_closed(store.closed, while_open)
         return store.study(), store.judgements(), store.closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import sys
@@ -30,7 +29,7 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
     try:
         import uvicorn
 
-        from ctsm.judging.server import create_app
+        from ctsm.judging.server import create_app, is_loopback
     except ImportError:
         raise MissingExtraError("judge", "serving a study") from None
     with closing(Store.open(study)) as store, listen(host, port) as listener:
@@ -47,7 +46,7 @@ def serve(study: str, host: str, port: int, admin_from_anywhere: bool, say: Call
         )
         try:
             say(f"Serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops; what is saved stays).")
-            if not _is_loopback(host):
+            if not is_loopback(host):
                 text = "warning: links cross the network unencrypted; put a proxy with HTTPS before this server."
                 print(text, file=sys.stderr)
             uvicorn.Server(config).run(sockets=[listener])
@@ -72,10 +71,3 @@ def listen(host: str, port: int) -> socket.socket:
     # its own making.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from ctsm.errors import MissingExtraError
 from ctsm.judging import desk
@@ -33,7 +34,10 @@ LARGEST_BODY = 4_096
 """Bytes; an answer has a few hundred."""
 LONGEST_BODY = 10.0
 """Seconds that a body may take to arrive."""
-REFUSAL = "This link is not valid. Ask the person who sent it to you for a new one.\n"
+REFUSAL = (
+    "This link is not valid, or the study cannot be read just now. Try again later, or ask the person who sent it to "
+    "you for a new one.\n"
+)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -44,8 +48,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-
+PROXIES = ("forwarded", "via", "x-real-ip", "cf-connecting-ip")
+"""Headers that proxies add; so is every one that begins with x-forwarded-."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -71,6 +75,10 @@ class WithdrawBody(BaseModel):
 
 class RefusedError(Exception):
     """Whoever asks has no valid link for this."""
+
+
+class UncheckedError(Exception):
+    """Nobody can tell now whether whoever asks has a valid link."""
 
 
 class WrongBodyError(Exception):
@@ -141,7 +149,7 @@ class Application:
         return JSONResponse({**state, "problem": problem}, status)
 
     async def _annotator(self, token: str) -> str:
-        owner = await run_in_threadpool(self._store.owner, token)
+        owner = await self._owner(token)
         if owner is None or owner == ADMIN:
             raise RefusedError
         return owner
@@ -149,8 +157,14 @@ class Application:
     async def _admin(self, request: Request, token: str) -> None:
         if not self._admin_from_anywhere and not _is_local(request):
             raise RefusedError
-        if await run_in_threadpool(self._store.owner, token) != ADMIN:
+        if await self._owner(token) != ADMIN:
             raise RefusedError
+
+    async def _owner(self, token: str) -> str | None:
+        try:
+            return await run_in_threadpool(self._store.owner, token)
+        except SQLAlchemyError:
+            raise UncheckedError from None
 
 
 class Protected:
@@ -178,7 +192,7 @@ def create_app(store: Store, admin_from_anywhere: bool = False) -> ASGIApp:
         admin_from_anywhere: whether the admin's page may be asked for by other machines than this one.
     """
     served = Application(store, admin_from_anywhere)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for method, path, handler in (
         ("GET", "/judge/{token}", served.page),
         ("GET", "/admin/{token}", served.admin_page),
@@ -194,6 +208,7 @@ def create_app(store: Store, admin_from_anywhere: bool = False) -> ASGIApp:
         RefusedError: lambda: PlainTextResponse(REFUSAL, 403),
         404: lambda: PlainTextResponse(REFUSAL, 403),
         405: lambda: PlainTextResponse(REFUSAL, 403),
+        UncheckedError: lambda: PlainTextResponse(REFUSAL, 503),
         WrongBodyError: lambda: JSONResponse({"problem": "wrong request"}, 400),
         SQLAlchemyError: lambda: JSONResponse({"problem": "database"}, 503),
         Exception: lambda: JSONResponse({"problem": "server"}, 500),
@@ -210,13 +225,25 @@ def _bearer(request: Request) -> str:
 
 
 def _is_local(request: Request) -> bool:
-    """Tell whether the request comes from this machine itself, and not through a proxy on it."""
-    if request.client is None or any(name in request.headers for name in FORWARDED):
+    """Tell whether the request comes from this machine itself, and not through a proxy on it.
+
+    A proxy that adds no header and asks for a name of this machine cannot be told from a person who sits here.
+    """
+    if any(name in PROXIES or name.startswith("x-forwarded-") for name in request.headers):
         return False
     try:
-        address = ipaddress.ip_address(request.client.host)
+        asked_for = urlsplit(f"//{request.headers.get('host', '')}").hostname
     except ValueError:
         return False
+    return request.client is not None and is_loopback(request.client.host) and is_loopback(asked_for or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name or address is one by which this machine reaches itself."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

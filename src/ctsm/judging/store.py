@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +24,12 @@ from ctsm.judging.database import (
     TRIALS,
     WITHDRAWN,
     connect,
-    is_url,
     new_file,
     reading,
     set_write_ahead_log,
     writing,
 )
+from ctsm.judging.places import is_url, require_a_files_place, require_no_logs
 from ctsm.judging.study import STUDY_SCHEMA, Judgement, Study, Trial, Verdict
 
 ADMIN = "admin"
@@ -91,25 +91,29 @@ class Store:
         """Write a new study, whole or not at all.
 
         Raises:
-            CtsmError: something is there already (it is left as it is), or the database cannot be reached.
+            CtsmError: something is there already or was left there (it stays as it is), or the database cannot be
+                reached.
         """
         place = str(url_or_path)
         if is_url(place):
             engine = connect(place)
-            with _explained(engine, place):
+            with _explained(engine):
                 if sa.inspect(engine).get_table_names():
                     raise CtsmError(_occupied(place))
                 _fill(engine, study)
             return cls(engine, study)
+        require_a_files_place(place)
         path = Path(place)
         if path.exists():
             raise CtsmError(_occupied(place))
+        require_no_logs(place)
         try:
-            with new_file(path) as temporary:
+            with new_file(path) as temporary, _explained(connect(place)):
                 set_write_ahead_log(temporary)
                 engine = connect(str(temporary))
                 _fill(engine, study)
                 engine.dispose()
+                require_no_logs(place)  # a server of a removed study may have been at work
         except FileExistsError:
             raise CtsmError(_occupied(place)) from None
         return cls(connect(place), study)
@@ -125,24 +129,39 @@ class Store:
         engine = connect(place)
         if not is_url(place) and not Path(place).is_file():
             raise CtsmError(f"{place}: no such file (a study); make it with `ctsm judge create`.")
-        with _explained(engine, place):
-            if not sa.inspect(engine).has_table(META.name):
-                raise CtsmError(f"{_shown(engine, place)}: holds no study; make one with `ctsm judge create`.")
+        shown = _shown(engine)
+        with _explained(engine):
+            _require_tables(engine, shown)
             with reading(engine) as connection:
                 schema = connection.scalar(sa.select(META.c.schema))
-                if schema != STUDY_SCHEMA:
+                if schema not in (STUDY_SCHEMA, None):
                     raise CtsmError(
-                        f"{_shown(engine, place)}: a study of version {schema}, and this ctsm reads version "
+                        f"{shown}: a study of version {schema}, and this ctsm reads version "
                         f"{STUDY_SCHEMA}; use the ctsm that made it."
                     )
-                return cls(engine, _read_study(connection, _shown(engine, place)))
+                return cls(engine, _read_study(connection, shown))
+
+    @classmethod
+    @contextmanager
+    def opened(cls, url_or_path: str | Path) -> Iterator[Store]:
+        """Open a study for the block, in which whatever the database refuses becomes a sentence.
+
+        Raises:
+            CtsmError: as `open`; or the database is locked, damaged or may not be written.
+        """
+        with closing(cls.open(url_or_path)) as store, _explained(store._engine):
+            yield store
 
     def study(self) -> Study:
         """Return the study as it was created."""
         return self._study
 
     def judgements(self) -> list[Judgement]:
-        """Return every judgement that counts, catch trials included, by annotator, place and aspect."""
+        """Return every judgement that counts, catch trials included, by annotator, place and aspect.
+
+        Raises:
+            CtsmError: one is of something that was not asked, so the database is damaged.
+        """
         with reading(self._engine) as connection:
             rows = connection.execute(sa.select(JUDGEMENTS)).all()
         found = [self._judgement(row) for row in rows]
@@ -298,7 +317,10 @@ class Store:
         return found.place
 
     def _judgement(self, row: Any) -> Judgement:
-        trial = self._trials[row.trial]
+        trial = self._trials.get(row.trial)
+        if trial is None or row.aspect not in self._study.aspects:
+            place = _shown(self._engine)
+            raise CtsmError(f"{place}: is damaged (a judgement of something that was not asked); restore a copy of it.")
         return Judgement(
             trial=trial.id,
             annotator=trial.annotator,
@@ -322,11 +344,23 @@ def _fill(engine: sa.Engine, study: Study) -> None:
         connection.execute(sa.insert(TRIALS), [to_json(trial) for trial in study.trials])
 
 
+def _require_tables(engine: sa.Engine, place: str) -> None:
+    """Refuse a database without the tables of a study."""
+    found = sa.inspect(engine).get_table_names()
+    if META.name not in found:
+        raise CtsmError(f"{place}: holds no study; make one with `ctsm judge create`.")
+    for name in sorted(TABLES.tables.keys() - set(found)):
+        raise CtsmError(f"{place}: lacks the table {name}; restore a copy of it.")
+
+
 def _read_study(connection: sa.Connection, place: str) -> Study:
-    header = json.loads(cast(str, connection.scalar(sa.select(META.c.study))))
-    order = {name: number for number, name in enumerate(header["annotators"])}
-    rows = connection.execute(sa.select(TRIALS)).mappings().all()
-    header["trials"] = sorted(map(dict, rows), key=lambda trial: (order[trial["annotator"]], trial["place"]))
+    try:
+        header = json.loads(cast(str, connection.scalar(sa.select(META.c.study))))
+        order = {name: number for number, name in enumerate(header["annotators"])}
+        rows = connection.execute(sa.select(TRIALS)).mappings().all()
+        header["trials"] = sorted(map(dict, rows), key=lambda trial: (order[trial["annotator"]], trial["place"]))
+    except (LookupError, TypeError, ValueError):
+        raise CtsmError(f"{place}: is damaged (the study cannot be read); restore a copy of it.") from None
     return from_json(Study, header, place, "use the ctsm that made it")
 
 
@@ -371,14 +405,16 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _shown(engine: sa.Engine, place: str) -> str:
+def _shown(engine: sa.Engine) -> str:
     """Return STUDY for a message, without a password."""
-    return engine.url.set(drivername="postgresql").render_as_string() if is_url(place) else place
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.set(drivername="postgresql").render_as_string()
 
 
 def _occupied(place: str) -> str:
     """Say what is at STUDY already."""
-    shown = _shown(connect(place), place)
+    shown = _shown(connect(place))
     try:
         store = Store.open(place)
     except CtsmError:
@@ -390,13 +426,15 @@ def _occupied(place: str) -> str:
 
 
 @contextmanager
-def _explained(engine: sa.Engine, place: str) -> Iterator[None]:
-    """Turn what a database answers to the first question into a sentence."""
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    """Turn what a database refuses into a sentence."""
     try:
         yield
     except sa.exc.DBAPIError as error:
-        shown = _shown(engine, place)
         reason = " ".join(str(error.orig).split())
-        if is_url(place):
-            raise CtsmError(f"{shown}: {reason}; check that the server runs and takes this user.") from None
-        raise CtsmError(f"{shown}: cannot be read as a study ({reason}); give the file of one.") from None
+        if engine.dialect.name != "sqlite":
+            raise CtsmError(f"{_shown(engine)}: {reason}; check that the server runs and takes this user.") from None
+        raise CtsmError(
+            f"{_shown(engine)}: cannot be used as a study ({reason}); check that it is one, that you may write it, "
+            "that the disk has room, and that no other program holds it."
+        ) from None

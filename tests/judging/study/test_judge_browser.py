@@ -258,6 +258,63 @@ def test_a_lost_connection(make: Make, opened: Callable[..., Any]) -> None:
         assert verdicts(made) == [(trial.id, "tie")]
 
 
+UNEXPECTED = [
+    {"status": 404, "body": "no such page"},
+    {"status": 413, "body": "too large"},
+    {"status": 429, "json": {"problem": "slow down"}},
+    {"status": 502, "body": "<h1>Bad gateway</h1>"},
+    {"status": 200, "body": "<h1>Log in to this network</h1>"},
+    {"status": 200, "json": None},
+    {"status": 200, "json": {}},
+    {"status": 409, "json": None},
+]
+
+
+def interfere(page: Any, path: str) -> list[dict[str, Any]]:
+    """Let each unexpected answer come once instead of the server's; return those that are still to come."""
+    left = list(UNEXPECTED)
+    page.route(f"**/api/{path}", lambda route: route.fulfill(**left.pop(0)) if left else route.continue_())
+    return left
+
+
+def test_an_unexpected_answer_is_trouble_and_keeps_the_choices(make: Make, opened: Callable[..., Any]) -> None:
+    """What something between page and server says instead of it: the page goes on asking."""
+    made = make(items=4, annotators=1, aspects=("fluency",))
+    trial = made.store.sequence("1")[0]
+    try_now = "document.querySelector('#retry').click()"
+    with opened(made) as page:
+        left = interfere(page, "state")
+        page.reload()
+        while left:
+            page.get_by_role("alert").get_by_text("The study cannot be read: the server gives an unexpected").wait_for()
+            page.evaluate(try_now)
+        begin(page)
+        left = interfere(page, "answer")
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        while left:
+            page.get_by_role("alert").get_by_text("Not saved yet: the server gives an unexpected answer").wait_for()
+            assert page.get_by_role("radio", name="Tie").is_checked()
+            page.evaluate(try_now)
+        page.get_by_role("status").get_by_text("Saved.").wait_for()
+        assert page.get_by_role("alert").is_hidden()
+        assert verdicts(made) == [(trial.id, "tie")]
+
+
+def test_a_request_that_is_refused_as_wrong_ends_the_trying(make: Make, opened: Callable[..., Any]) -> None:
+    made = make(items=4, annotators=1, aspects=("fluency",))
+    with opened(made) as page:
+        begin(page)
+        page.route("**/api/**", lambda route: route.fulfill(status=400, json={"problem": "wrong request"}))
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").get_by_text("Load the page again.").wait_for()
+        assert page.get_by_role("radio", name="Tie").is_checked()
+        page.reload()
+        page.get_by_role("alert").get_by_text("Load the page again.").wait_for()
+    assert made.store.judgements() == []
+
+
 def test_a_link_that_was_renewed_and_a_study_that_was_closed(make: Make, opened: Callable[..., Any]) -> None:
     made = make(items=4, annotators=2, aspects=("fluency",))
     with opened(made) as page:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import ctsm.judging.store as store_module
 from ctsm.cli.main import main
-from ctsm.judging.store import ADMIN, Store
+from ctsm.errors import CtsmError
+from ctsm.judging.store import ADMIN, ClosedError, Store
 from ctsm.judging.study import Pair
 
 Replies = Callable[..., Path]
@@ -72,6 +74,17 @@ def test_links_go_to_a_private_file_and_are_renewed(
     store.close()
 
 
+def test_a_study_is_closed(make: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    made = make()
+    assert not made.store.closed
+    for _ in range(2):
+        assert main(["judge", "close", made.place]) == 0
+        assert capsys.readouterr().out == f"{made.place}: is closed with 0 judgements and takes no more.\n"
+        assert made.store.closed
+    with pytest.raises(ClosedError):
+        made.store.answer("1", made.store.sequence("1")[0].id, 0, dict.fromkeys(made.store.study().aspects, "win"))
+
+
 def test_runs_of_one_model_are_told_apart_by_their_files(tmp_path: Path, replies: Replies) -> None:
     north = replies("north")
     other = tmp_path / "other.jsonl"
@@ -88,6 +101,19 @@ def test_the_number_of_same_replies_is_told(
     files = [replies(name, 4, "same") for name in ("north", "south")]
     assert create(tmp_path / "s.db", f"ns={files[0]},{files[1]}") == 0
     assert "ns: north against south; both give the same reply to 4 of 4 items" in capsys.readouterr().out
+
+
+def test_one_of_each_is_named_as_one(tmp_path: Path, replies: Replies, capsys: pytest.CaptureFixture[str]) -> None:
+    def without_reference(lines: list[Any]) -> None:
+        for line in lines:
+            line["reference"] = None
+
+    files = [replies(name, 4, change=without_reference) for name in ("north", "south")]
+    options = ["--annotators", "1", "--items", "1"]
+    assert create(tmp_path / "s.db", f"ns={files[0]},{files[1]}", options=options) == 0
+    printed = capsys.readouterr().out
+    assert "1 annotator with 1 comparison: 1 item, 1 pair, 0 catch trials\n" in printed
+    assert "both give the same reply to 0 of 1 item\n" in printed
 
 
 def drop(field: str) -> Callable[[list[Any]], object]:
@@ -137,7 +163,8 @@ def test_wrong_files_are_refused(
         (["ns={n},{s}"], ["--aspects", "empathy,empathy"], "--aspects: an aspect is named twice"),
         (["ns={n},{s}"], ["--items", "31"], "--items 31: the replies files hold only 30"),
         (["ns={n},{s}"], ["--items", "0"], "--items: must be 1 or more, not 0"),
-        (["ns={n},{s}"], ["--annotators", "0"], "--annotators: must be 1 or more, not 0"),
+        (["ns={n},{s}"], ["--annotators", "0"], "--annotators: must be 1 to 1,000, not 0"),
+        (["ns={n},{s}"], ["--annotators", "100000"], "--annotators: must be 1 to 1,000, not 100000"),
         (["ns={n},{s}"], ["--guidelines", "{n}.txt"], "no such file (the guidelines)"),
         (["ns={n},{n}"], [], "with itself; name two files"),
         (["ns={n}"], [], "must be NAME=A.jsonl,B.jsonl"),
@@ -186,6 +213,63 @@ def test_nothing_is_created_over_something(
         assert place.read_bytes() == before
 
 
+@pytest.mark.parametrize("log", ["study.db-wal", "study.db-shm", "study.db-journal"])
+def test_a_log_that_a_removed_study_left_is_not_replayed_into_a_new_one(
+    log: str, tmp_path: Path, replies: Replies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = f"ns={replies('north')},{replies('south')}"
+    (tmp_path / log).write_bytes(b"left")
+    (tmp_path / "link.db").symlink_to("study.db")
+    for name in ("study.db", "link.db"):
+        assert create(tmp_path / name, files) == 2
+        error = capsys.readouterr().err
+        assert f"{log}: is left of a study that was removed" in error
+        assert error.count("\n") == 1
+    assert (tmp_path / log).read_bytes() == b"left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.db", "north.jsonl", "south.jsonl", log]
+
+
+def test_a_log_that_appears_while_a_study_is_made(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, place = make().store.study(), tmp_path / "new" / "s.db"
+    fill = store_module._fill
+
+    def fill_slowly(*arguments: Any) -> None:
+        fill(*arguments)
+        (tmp_path / "new" / "s.db-wal").write_bytes(b"left")
+
+    monkeypatch.setattr(store_module, "_fill", fill_slowly)
+    with pytest.raises(CtsmError, match="is left of a study that was removed"):
+        Store.create(place, study)
+    assert [path.name for path in place.parent.iterdir()] == ["s.db-wal"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("new/", "new/: names a folder; give the path of a new file in it"),
+        ("folder", "folder: names a folder; give the path of a new file in it"),
+        (":memory:", ":memory:: would be gone at once; give the path of a new file"),
+        ("./:memory:", ":memory:: would be gone at once; give the path of a new file"),
+    ],
+)
+def test_places_where_no_study_can_be(
+    place: str,
+    message: str,
+    tmp_path: Path,
+    replies: Replies,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["judge", "create", place, "--items", "4", "--pair", f"ns={replies('north')},{replies('south')}"]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "north.jsonl", "south.jsonl"]
+
+
 def test_what_is_no_study_is_not_opened(
     make: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,9 +285,9 @@ def test_what_is_no_study_is_not_opened(
         connection.execute("UPDATE meta SET schema = 2")
     for place, message in (
         (newer, "a study of version 2, and this ctsm reads version 1"),
-        (text, "cannot be read as a study (file is not a database)"),
+        (text, "cannot be used as a study (file is not a database)"),
         (empty, "holds no study"),
-        (other, "cannot be read as a study (no such column: meta.schema)"),
+        (other, "lacks the table annotators; restore a copy of it"),
         (tmp_path / "missing.db", "no such file (a study); make it with `ctsm judge create`"),
         (tmp_path, "no such file (a study)"),
         ("postgresql://u:secret@localhost:port/x", "not a database URL; write postgresql://USER@HOST/DATABASE"),

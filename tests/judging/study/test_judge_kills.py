@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ctsm.judging.database import is_url
+from ctsm.judging.places import is_url
 from ctsm.judging.store import Store
 
 ANNOTATORS = 4

@@ -22,7 +22,10 @@ Make = Callable[..., Any]
 
 
 def client(store: Store, address: tuple[str, int] = LOCAL, **options: Any) -> TestClient:
-    return TestClient(create_app(store, **options), client=address, raise_server_exceptions=False)
+    app = create_app(store, **options)
+    return TestClient(
+        app, "http://127.0.0.1:8765", client=address, raise_server_exceptions=False, follow_redirects=False
+    )
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -133,6 +136,8 @@ def test_whoever_has_no_valid_link_is_told_the_same_whatever_is_asked(
     responses += [web.get(path) for path in ("/admin/x", f"/admin/{made.tokens['1']}", "/docs", "/openapi.json")]
     responses += [web.get(path) for path in ("/static/x", "/static/../server.py", "/static/..%2fserver.py", "/api")]
     responses += [web.request(method, "/api/answer") for method in ("GET", "PUT", "DELETE", "HEAD", "OPTIONS")]
+    responses += [web.get(path) for path in ("/judge/x/", f"/judge/{made.tokens['1']}/", "/static/judge.css/")]
+    responses += [web.get(path) for path in ("/api/state/", f"/admin/{made.tokens['admin']}/", "//", "/static/")]
     responses += [web.get("/judge/" + "é" * 40), web.get("/judge/" + "x" * 5000)]
     for header in wrong:
         encoded = {name: value.encode("latin-1") for name, value in header.items()}
@@ -246,6 +251,26 @@ def test_a_database_that_fails_is_no_saved_answer(
     assert answer(web, header, trial, ALL_LEFT).status_code == 200
 
 
+def test_a_token_that_cannot_be_checked_is_told_what_a_wrong_one_is_told(
+    study: tuple[Any, TestClient, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status is another, so that the page of a valid link goes on trying."""
+    made, web, header = study
+
+    def fail(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(made.store, "owner", fail)
+    responses = [web.get(f"/judge/{token}") for token in ("x", made.tokens["1"])]
+    responses += [web.get(f"/admin/{token}") for token in ("x", made.tokens["admin"])]
+    responses += [web.get("/api/state", headers=one) for one in (header, bearer("x"), {})]
+    responses += [web.get("/api/admin", headers=bearer(made.tokens["admin"])), web.post("/api/answer", headers=header)]
+    assert {(response.status_code, response.text) for response in responses} == {(503, REFUSAL)}
+    assert len({tuple(sorted(response.headers.items())) for response in responses}) == 1
+    monkeypatch.undo()
+    assert web.get("/judge/x").text == REFUSAL
+
+
 @pytest.mark.parametrize(
     ("address", "headers", "local"),
     [
@@ -259,6 +284,19 @@ def test_a_database_that_fails_is_no_saved_answer(
         ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, False),
         ("127.0.0.1", {"Forwarded": "for=127.0.0.1"}, False),
         ("127.0.0.1", {"X-Real-IP": "127.0.0.1"}, False),
+        ("127.0.0.1", {"Via": "1.1 proxy"}, False),
+        ("127.0.0.1", {"CF-Connecting-IP": "127.0.0.1"}, False),
+        ("127.0.0.1", {"X-Forwarded-Proto": "https"}, False),
+        ("127.0.0.1", {"X-Forwarded-Anything": ""}, False),
+        ("127.0.0.1", {"Host": "localhost:8765"}, True),
+        ("127.0.0.1", {"Host": "LOCALHOST"}, True),
+        ("127.0.0.1", {"Host": "127.0.0.2"}, True),
+        ("127.0.0.1", {"Host": "[::1]:8765"}, True),
+        ("127.0.0.1", {"Host": "study.example"}, False),
+        ("127.0.0.1", {"Host": "127.0.0.1.study.example"}, False),
+        ("127.0.0.1", {"Host": "192.168.1.7:8765"}, False),
+        ("127.0.0.1", {"Host": "[::1"}, False),
+        ("127.0.0.1", {"Host": ""}, False),
     ],
 )
 def test_the_admins_page_is_for_this_machine(address: str, headers: dict[str, str], local: bool, make: Make) -> None:

@@ -15,12 +15,13 @@ PAGE = (ROOT / "docs" / "judging.md").read_text(encoding="utf-8")
 WEB = ROOT / "src" / "ctsm" / "judging" / "web"
 
 
-@pytest.mark.parametrize("verb", ["create", "serve", "links"])
+@pytest.mark.parametrize("verb", ["create", "serve", "links", "close"])
 def test_every_option_is_named(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["judge", verb, "--help"])
     options = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
-    assert options
+    assert options or verb == "close"
+    assert f"ctsm judge {verb}" in PAGE
     assert options <= set(re.findall(r"--[\w-]+", PAGE))
 
 
@@ -34,6 +35,7 @@ def test_the_numbers_of_the_design() -> None:
     assert (design.REAL_PER_CATCH, design.FEWEST_CATCH, design.CANDIDATES) == (10, 2, 16)
     assert "one for ten real comparisons, at least two" in PAGE
     assert "of 16 candidates" in PAGE
+    assert f"at most {design.MOST_ANNOTATORS:,} annotators" in PAGE
     assert f"a random token of {8 * store.TOKEN_BYTES} bits" in PAGE
 
 

@@ -182,6 +182,6 @@ def test_the_same_in_postgresql(make: Callable[..., Any], database: str) -> None
 def test_a_study_that_cannot_be_written_leaves_nothing(make: Callable[..., Any], tmp_path: Any) -> None:
     study = make().store.study()
     doubled = replace(study, trials=(*study.trials, study.trials[0]))
-    with pytest.raises(Exception, match="UNIQUE constraint failed"):
+    with pytest.raises(CtsmError, match=r"s.db: cannot be used as a study \(UNIQUE constraint failed"):
         Store.create(tmp_path / "bad" / "s.db", doubled)
     assert list((tmp_path / "bad").iterdir()) == []

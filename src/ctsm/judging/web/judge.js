@@ -25,24 +25,35 @@ async function request(path, body) {
     body: body && JSON.stringify(body),
     signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
   });
-  const answer = response.status === 200 || response.status === 409 ? await response.json() : null;
-  return { status: response.status, answer };
+  const { status } = response;
+  if (status === 200 || status === 409) {
+    const answer = await response.json().catch(() => null);
+    return { status, answer, final: isState(answer) };
+  }
+  return { status, answer: null, final: status === 400 || status === 403 };
 }
 
-// Ask until the server answers. Sending the same again is harmless: the server stores it once.
-async function insist(path, body, trouble) {
+// Whether this comes from the study's server, and not from something between it and the page.
+function isState(answer) {
+  return Array.isArray(answer?.aspects) && Number.isInteger(answer.done) && answer.trial !== undefined;
+}
+
+// Ask until the server answers as only it does. Sending the same again is harmless: the server stores it once.
+async function insist(path, body, trouble, advice) {
   for (let attempt = 0; ; attempt += 1) {
+    let reason = "the server cannot be reached.";
     try {
-      const { status, answer } = await request(path, body);
-      if (status < 500) {
+      const { status, answer, final } = await request(path, body);
+      if (final) {
         clearTrouble();
         return { status, answer };
       }
+      reason = `the server gives an unexpected answer (${status}).`;
     } catch {
       // no connection, or none in time
     }
     const seconds = Math.min(LONGEST_PAUSE_S, 2 ** attempt);
-    showTrouble(`${trouble} Trying again in ${seconds} s.`, true);
+    showTrouble(`${trouble}: ${reason} ${advice} Trying again in ${seconds} s.`, true);
     await pause(seconds * (0.8 + 0.4 * Math.random()));
   }
 }
@@ -183,15 +194,19 @@ function forbid() {
   showTrouble("This link is no longer valid. Ask the person who sent it to you for a new one.", false);
 }
 
+function misunderstood() {
+  showTrouble("The server did not understand this page. Load the page again.", false);
+}
+
 // Changes
 
-async function change(path, body, unsaved, saved) {
+async function change(path, body, unsaved, advice, saved) {
   changes += 1;
   lock(true);
-  const { status, answer } = await insist(path, body, unsaved);
+  const { status, answer } = await insist(path, body, unsaved, advice);
   lock(false);
   if (status === 403) return forbid();
-  if (!answer) return showTrouble("The server did not understand this page. Load the page again.", false);
+  if (!answer) return misunderstood();
   state = answer;
   render();
   if (status === 200) return say(saved());
@@ -220,7 +235,8 @@ function save() {
   change(
     "/api/answer",
     { trial: id, revision, answers },
-    "Not saved yet: the server cannot be reached. Your answers are kept on this page; please leave it open.",
+    "Not saved yet",
+    "Your answers are kept on this page; please leave it open.",
     () => "Saved.",
   );
 }
@@ -231,15 +247,17 @@ function undo() {
   change(
     "/api/withdraw",
     { trial: id, revision },
-    "Not taken back yet: the server cannot be reached.",
+    "Not taken back yet",
+    "Please leave this page open.",
     () => "Taken back. Your earlier answers are selected: change them, then save again.",
   );
 }
 
 async function refresh() {
   const asked = changes;
-  const { status, answer } = await insist("/api/state", null, "The server cannot be reached.");
+  const { status, answer } = await insist("/api/state", null, "The study cannot be read", "");
   if (status === 403) return forbid();
+  if (!answer) return misunderstood();
   if (asked !== changes) return undefined;
   const before = state;
   const same =
