@@ -1,9 +1,8 @@
 """Answer every trial of a study by three rules, then close it: shows a study without people.
 
 The rules: the reply that shares more words with the context is better; the longer one, up to 12 words; the one that
-repeats fewer of its words. Annotator 1 takes the first for the first aspect, the second for the next, and so on;
-annotator 2 begins with the second rule, annotator 3 with the third. Where a rule sees no difference it is a tie. What
-comes out says nothing about the systems.
+repeats fewer of its words. RULES says which rule each of three annotators takes for which aspect. Where a rule sees no
+difference it is a tie. What comes out says nothing about the systems.
 
 Usage: python scripts/judge_by_rule.py STUDY
 """
@@ -32,7 +31,11 @@ def variety(_trial: Trial, reply: str) -> float:
     return len(set(words)) / max(len(words), 1)
 
 
-RULES: list[Callable[[Trial, str], float]] = [shared_words, length, variety]
+RULES: dict[str, tuple[Callable[[Trial, str], float], ...]] = {
+    "empathy": (length, shared_words, variety),
+    "relevance": (shared_words, shared_words, length),
+    "fluency": (variety, variety, length),
+}
 
 
 def main() -> None:
@@ -42,8 +45,8 @@ def main() -> None:
     for number, annotator in enumerate(study.annotators):
         for trial in store.sequence(annotator):
             verdicts: dict[str, Verdict] = {}
-            for place, aspect in enumerate(study.aspects):
-                rule = RULES[(number + place) % len(RULES)]
+            for aspect in study.aspects:
+                rule = RULES[aspect][number % 3]
                 difference = rule(trial, trial.reply_a) - rule(trial, trial.reply_b)
                 verdicts[aspect] = "win" if difference > 0 else "lose" if difference < 0 else "tie"
             store.answer(annotator, trial.id, 0, verdicts)
