@@ -181,6 +181,19 @@ def test_lists_are_those_of_the_package(opened: Open) -> None:
     assert least == LEAST_COPIED
 
 
+@pytest.mark.parametrize("width", [320, 360])
+def test_nothing_scrolls_sideways_on_a_small_phone(opened: Open, phone: dict[str, Any], width: int) -> None:
+    scrolled = "document.documentElement.scrollWidth"
+    with opened(**{**phone, "viewport": {"width": width, "height": 640}}) as one:
+        assert one.page.evaluate(scrolled) <= width
+        one.say("A big dog chased me.")
+        one.explained()
+        assert one.page.evaluate(scrolled) <= width
+        one.turns.first.locator(".felt").tap()
+        one.page.locator("#panel-title").wait_for()
+        assert one.page.evaluate(scrolled) <= width
+
+
 def test_on_a_phone_the_panel_is_a_sheet(opened: Open, phone: dict[str, Any]) -> None:
     width = "document.documentElement.scrollWidth"
     with opened(**phone) as one:
