@@ -272,7 +272,7 @@ def test_a_notice_stands_once_while_it_is_streamed(opened: Open) -> None:
     """The first chunk tells the notice, the second says it as the reply."""
     watch = """() => {
         window.shown = [];
-        const note = () => window.shown.push(...[...document.querySelectorAll(".notice .text")].map((one) => one.textContent));
+        const note = () => document.querySelectorAll(".notice .text").forEach((one) => shown.push(one.textContent));
         new MutationObserver(note).observe(document.getElementById("turns"), { childList: true, subtree: true });
     }"""
     with opened() as one:
