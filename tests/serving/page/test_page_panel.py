@@ -186,6 +186,10 @@ def test_nothing_scrolls_sideways_on_a_small_phone(opened: Open, phone: dict[str
     scrolled = "document.documentElement.scrollWidth"
     with opened(**{**phone, "viewport": {"width": width, "height": 640}}) as one:
         assert one.page.evaluate(scrolled) <= width
+        one.page.locator("#settings-open").tap()
+        inner, outer = one.page.locator("#settings").evaluate("it => [it.scrollWidth, it.clientWidth]")
+        assert inner <= outer
+        one.page.locator("#settings-close").tap()
         one.say("A big dog chased me.")
         one.explained()
         assert one.page.evaluate(scrolled) <= width
