@@ -1,10 +1,14 @@
-"""Shared fixtures: a tiny prepared dataset and a run on it that takes seconds."""
+"""Shared fixtures: a tiny prepared dataset, a run on it that takes seconds, and a browser."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
@@ -18,6 +22,11 @@ from ctsm.models.ctsm import CTSMOptions
 settings.register_profile("ctsm", deadline=None)
 settings.load_profile("ctsm")
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 SLICE = {"train": 24, "dev": 6, "test": 4}
 
 
@@ -81,3 +90,29 @@ def tiny_config() -> RunConfig:
         tensorboard=False,
     )
     return RunConfig("ctsm", "", options, training)
+
+
+@pytest.fixture(scope="session")
+def missing() -> Callable[[str], NoReturn]:
+    """Skips the test for a tool that is not there, or fails where every tool is asked for."""
+
+    def end(what: str) -> NoReturn:
+        if os.environ.get("CTSM_REQUIRE") == "all":
+            pytest.fail(f"there is no {what}, and CTSM_REQUIRE=all asks for every tool")
+        pytest.skip(f"there is no {what}")
+
+    return end
+
+
+@pytest.fixture(scope="module")  # no longer: the driver's event loop would be in the way of other modules' loops
+def chromium(missing: Callable[[str], NoReturn]) -> Iterator[Any]:
+    """A Chromium that is on the machine, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        missing("Chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()

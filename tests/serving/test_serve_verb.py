@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from ctsm.cli.main import main
-from ctsm.serving.serve import Address, listening
+from ctsm.serving.serve import Address, listening, read_keys
 
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}]}
 CLIENTS = 8
@@ -70,7 +70,14 @@ def test_senseless_options(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), (b"# none yet\n\n", "holds no API key"), (b"\xff\n", "is not UTF-8 text")],
+    [
+        (None, "no such file"),
+        (b"# none yet\n\n", "holds no API key"),
+        (b"\xff\n", "is not UTF-8 text"),
+        ("# schlüssel\n\nsecret\nschlüssel\n".encode(), "line 4: the key has signs that no request can carry"),
+        (b"sec\x00ret\r\n", "line 1: the key has signs that no request can carry"),
+        ("one\x85two\n".encode(), "line 1: the key has signs that no request can carry"),
+    ],
 )
 def test_a_file_of_keys_that_cannot_be_read(
     model_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
@@ -79,6 +86,30 @@ def test_a_file_of_keys_that_cannot_be_read(
     if content is not None:
         path.write_bytes(content)
     assert message in refusal(capsys, str(model_directory), "--api-key-file", str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"\xef\xbb\xbffirst\r\n# a comment\r\n two words \r\n")
+    assert read_keys(path) == ["first", "two words"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "chat.example",
+        "https://chat.example/",
+        "https://chat.example:443",
+        "https://Chat.example",
+        "https://",
+        "http:/x",
+    ],
+)
+def test_an_origin_that_no_browser_sends(
+    model_directory: Path, capsys: pytest.CaptureFixture[str], origin: str
+) -> None:
+    said = refusal(capsys, str(model_directory), "--port", "0", "--allow-origin", origin)
+    assert f"--allow-origin is {origin!r}; write scheme, name and port alone, as in https://chat.example:8080." in said
 
 
 def test_without_the_web_framework(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonargparse
@@ -9,6 +10,8 @@ import jsonargparse
 from ctsm.care import NO_CARE_HELP
 
 LAST_PORT = 65_535
+ORIGIN = re.compile(r"\*|null|(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+"""What browsers send as an origin: in small letters, without a path and without the scheme's usual port."""
 
 HELP = "serve a model: an API for OpenAI's clients, the emotions it perceives, a web page"
 
@@ -50,6 +53,10 @@ def run(arguments: jsonargparse.Namespace) -> None:
         if not least <= arguments[name] <= most:
             value = f"--{name.replace('_', '-')} is {arguments[name]}"
             raise CtsmError(f"{value}; it must be from {least} to {most:,}.")
+    for origin in arguments.allow_origin:
+        if not ORIGIN.fullmatch(origin):
+            form = "write scheme, name and port alone, as in https://chat.example:8080"
+            raise CtsmError(f"--allow-origin is {origin!r}; {form}.")
     serve(
         arguments.run,
         Address(arguments.host, arguments.port),

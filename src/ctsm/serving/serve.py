@@ -153,14 +153,19 @@ def read_keys(path: Path) -> list[str]:
     """Read API keys: one a line; empty lines and those that begin with # are left out.
 
     Raises:
-        CtsmError: the file cannot be read or holds no key.
+        CtsmError: the file cannot be read, holds no key, or one that no request can carry.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        # With a byte order mark, if there is one, as the first key would not match otherwise.
+        lines = [line.strip(" \t") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except OSError as error:
         raise CtsmError(f"--api-key-file: {describe_os_error(error)}") from None
     except UnicodeDecodeError:
         raise CtsmError(f"{path}: is not UTF-8 text; write one API key a line.") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.startswith("#") and not (line.isascii() and line.isprintable()):
+            signs = "signs that no request can carry; write letters, digits and signs of ASCII"
+            raise CtsmError(f"{path}, line {number}: the key has {signs}.")
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise CtsmError(f"{path}: holds no API key; write one a line.")

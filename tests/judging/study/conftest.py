@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import uvicorn
@@ -26,19 +26,6 @@ from ctsm.judging.serve import listen
 from ctsm.judging.server import create_app
 from ctsm.judging.store import Store
 from ctsm.judging.study import ASPECTS
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
-def missing(what: str) -> None:
-    """Skip the test for a tool that is not there, or fail where every tool is asked for."""
-    if os.environ.get("CTSM_REQUIRE") == "all":
-        pytest.fail(f"there is no {what}, and CTSM_REQUIRE=all asks for every tool")
-    pytest.skip(f"there is no {what}")
 
 
 @dataclass(frozen=True)
@@ -137,22 +124,8 @@ def serving() -> Callable[[Store], AbstractContextManager[str]]:
     return _serving
 
 
-@pytest.fixture(scope="module")  # no longer: the driver's event loop would be in the way of other modules' loops
-def chromium() -> Iterator[Any]:
-    """A Chromium that is on the machine, driven by Playwright."""
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if path is None:
-        missing("Chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
+def postgresql(missing: Callable[[str], NoReturn]) -> Iterator[str]:
     """The URL of a PostgreSQL server of our own, without a database name at its end."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     tools = found[-1].parent if found else Path(shutil.which("initdb") or "").parent

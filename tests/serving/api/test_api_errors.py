@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
+from ctsm.errors import CtsmError
 
 BODY = {"model": "ctsm", "messages": [{"role": "user", "content": "A big dog chased me."}], "max_tokens": 2}
 
@@ -69,6 +72,60 @@ def test_what_is_not_there(served: Any) -> None:
             assert answer.status_code == status
             error_of(answer)
             assert (status == 405) == ("allow" in answer.headers)
+
+
+def test_a_models_name_may_have_a_slash(served: Any) -> None:
+    with served.openai() as client:
+        with pytest.raises(openai.NotFoundError, match="There is no such model here; this service has ctsm") as refusal:
+            client.models.retrieve("a/b")
+        assert refusal.value.code == "model_not_found"
+
+
+def test_health_is_told_to_head_too(served: Any) -> None:
+    with served.http() as http:
+        for path in ("/healthz", "/readyz"):
+            answer = http.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_metrics_name_every_route_that_there_is(serve_with: Any) -> None:
+    asking = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+    with serve_with(keys=KEYS, origins=("https://chat.example",)) as one, one.http() as http:
+        http.get("/openapi.json")
+        http.post("/v1/emotions", json={})
+        http.get("/v1/models/a/b")
+        http.get("/v1/chat/completions")
+        http.options("/v1/explain", headers=asking)
+        http.get("/v1/zebra")
+        http.get("/zebra")
+        metrics = http.get("/metrics", headers={"Authorization": f"Bearer {KEYS[0]}"}).text
+    counts = set(re.findall(r'^ctsm_requests_total{route="(.*?)",status="(.*?)"} (.*)$', metrics, re.MULTILINE))
+    assert counts == {
+        ("/openapi.json", "200", "1.0"),
+        ("/v1/emotions", "401", "1.0"),
+        ("/v1/models/{model}", "401", "1.0"),
+        ("/v1/chat/completions", "401", "1.0"),
+        ("/v1/explain", "200", "1.0"),
+        ("unknown", "401", "1.0"),
+        ("unknown", "404", "1.0"),
+    }
+
+
+def test_a_fault_of_ours_is_not_told_to_clients(
+    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sentences for the operator can name files."""
+
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise CtsmError(f"{served.service.name}/vocabulary.json: is not there.")
+
+    monkeypatch.setattr(served.service.engine._responder.bundle.model, "encode", breaks)
+    with served.http() as http:
+        answer = http.post("/v1/emotions", json={"input": "A big dog chased me."})
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "model_failed")
+    assert "vocabulary" not in answer.text
+    assert "CtsmError at" in caplog.text and "in breaks" in caplog.text
+    assert "ctsm/vocabulary" not in caplog.text and "dog" not in caplog.text
 
 
 def head(length: str) -> bytes:
@@ -152,6 +209,14 @@ def test_no_page_of_another_site_may_ask_unless_it_is_named(served: Any, serve_w
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://chat.example")
         other = http.options("/v1/chat/completions", headers={**asking, "Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
+        exposed = http.get("/v1/models", headers=asking).headers["access-control-expose-headers"]
+        assert set(exposed.split(", ")) == {"Retry-After", "X-Request-Id"}
+
+
+def test_a_key_is_compared_as_it_is_sent(serve_with: Any) -> None:
+    with serve_with(keys=("schlüssel",)) as one, one.http() as http:
+        for sent, status in ((b"Bearer schl\xc3\xbcssel", 200), (b"Bearer schl\xfcssel", 401), (b"bearer  x", 401)):
+            assert http.get("/v1/models", headers={"Authorization": sent}).status_code == status  # type: ignore[dict-item]
 
 
 def test_headers_for_browsers(served: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -20,33 +18,7 @@ import ctsm
 from ctsm.serving.api.app import create_app
 from ctsm.serving.api.service import Limits, Service
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-
-
-def missing(what: str) -> None:
-    """Skip the test for a tool that is not there, or fail where every tool is asked for."""
-    if os.environ.get("CTSM_REQUIRE") == "all":
-        pytest.fail(f"there is no {what}, and CTSM_REQUIRE=all asks for every tool")
-    pytest.skip(f"there is no {what}")
-
-
-@pytest.fixture(scope="module")  # no longer: the driver's event loop would be in the way of other modules' loops
-def chromium() -> Iterator[Any]:
-    """A Chromium that is on the machine, driven by Playwright."""
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if path is None:
-        missing("Chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

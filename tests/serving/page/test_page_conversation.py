@@ -19,6 +19,7 @@ from ctsm.serving.tasks import Event, Piece, Task
 
 Open = Callable[..., Any]
 FIRST, SECOND = "A big dog chased me.", "I am fine, but afraid of it."
+REMAINS = "The notice stays for this conversation; begin a new one to go on."
 
 
 def focused(page: Any, selector: str) -> bool:
@@ -155,6 +156,28 @@ def test_a_reply_is_stopped(how: str, opened: Open, running: Any) -> None:
         one.explained()
 
 
+@pytest.mark.parametrize("how", ["Escape", "button"])
+def test_the_first_request_is_stopped_too(how: str, opened: Open) -> None:
+    """It asks for the model's name, which may not come."""
+    with opened() as one:
+        page, asked = one.page, list[Any]()
+        page.locator("#model", has_text="ctsm").wait_for(state="attached")
+        page.context.route("**/v1/models", lambda route: asked.append(route))  # and does not go on
+        page.reload()
+        page.locator("#message").fill(FIRST)
+        page.keyboard.press("Enter")
+        if how == "button":
+            page.get_by_role("button", name="Stop").click()
+        else:
+            page.keyboard.press("Escape")
+        one.turns.first.locator(".answer.failed").wait_for()
+        assert len(asked) == 2  # when the page opened, and for the message
+        assert one.turns.first.locator(".failure p").all_text_contents() == ["Stopped before a word was said."]
+        page.context.unroute("**/v1/models")
+        one.turns.first.get_by_role("button", name="Try again").click()
+        one.turns.first.locator(".answer.done").wait_for()
+
+
 class Refuses:
     """Stands in for `submit`: refuses a request for a reply once."""
 
@@ -168,16 +191,20 @@ class Refuses:
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(429, "Too many requests wait; try again."), (503, "The service is stopping; try again.")]
+    ("status", "title", "message"),
+    [
+        (429, "Busy.", "Too many requests wait; try again."),
+        (503, "No reply.", "The service is stopping; try again."),
+    ],
 )
 def test_a_refused_message_is_sent_again(
-    status: int, message: str, opened: Open, running: Any, monkeypatch: pytest.MonkeyPatch
+    status: int, title: str, message: str, opened: Open, running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running[0], "submit", Refuses(running[0], ApiError(status, message, "x")))
     with opened() as one:
         one.expected.append(f"status of {status}")
         turn = one.say(FIRST)
-        assert message in turn.locator(".failure").text_content()
+        assert turn.locator(".failure p").all_text_contents() == [f"{title} {message}"]
         assert one.page.locator("#announcer").text_content() == message
         turn.get_by_role("button", name="Try again").click()
         turn.locator(".answer.done .text").wait_for()
@@ -206,7 +233,8 @@ def test_without_a_connection_nothing_is_lost(opened: Open) -> None:
         one.explained()
         one.page.context.set_offline(True)
         turn = one.say(SECOND)
-        assert "cannot be reached" in turn.locator(".failure").text_content()
+        (told,) = turn.locator(".failure p").all_text_contents()
+        assert told.startswith("No answer. The service cannot be reached.")
         turn.get_by_role("button", name="Edit the message").click()
         assert one.turns.count() == 1
         assert one.page.locator("#message").input_value() == SECOND
@@ -238,6 +266,42 @@ def test_a_notice_is_no_reply(opened: Open) -> None:
             assert one.page.locator(f"#{section}").is_hidden()
         assert NOTICE in one.page.locator("#announcer").text_content()
         assert one.asked("/v1/explain") == 0
+
+
+def test_a_notice_stands_once_while_it_is_streamed(opened: Open) -> None:
+    """The first chunk tells the notice, the second says it as the reply."""
+    watch = """() => {
+        window.shown = [];
+        const note = () => document.querySelectorAll(".notice .text").forEach((one) => shown.push(one.textContent));
+        new MutationObserver(note).observe(document.getElementById("turns"), { childList: true, subtree: true });
+    }"""
+    with opened() as one:
+        one.page.evaluate(watch)
+        one.say("I want to kill myself.")
+        assert set(one.page.evaluate("window.shown")) == {NOTICE}
+
+
+def test_a_conversation_with_a_notice_says_how_to_go_on(opened: Open) -> None:
+    with opened() as one:
+        page = one.page
+        one.say("I want to kill myself.")
+        turn = one.say(FIRST)  # earlier messages count: it gets the notice again
+        assert page.locator("#turns .remark").all_text_contents() == [REMAINS] * 2
+        assert page.locator("#announcer").text_content().endswith(REMAINS)
+        assert page.get_by_role("button", name="Begin a new conversation").count() == 1
+        turn.get_by_role("button", name="Begin a new conversation").click()
+        page.get_by_role("button", name="Begin anew").click()
+        assert one.turns.count() == 0
+        one.say(FIRST).locator(".answer.done:not(.notice)").wait_for()
+
+
+def test_what_becomes_the_newest_message_again_has_its_buttons(opened: Open) -> None:
+    with opened() as one:
+        one.expected.append("ERR_INTERNET_DISCONNECTED")
+        first = one.say("I want to kill myself.")
+        one.page.context.set_offline(True)
+        one.say(FIRST).get_by_role("button", name="Edit the message").click()
+        assert first.get_by_role("button", name="Begin a new conversation").is_visible()
 
 
 def test_a_key_is_asked_for(opened: Open, with_keys: Any) -> None:

@@ -181,6 +181,41 @@ def test_lists_are_those_of_the_package(opened: Open) -> None:
     assert least == LEAST_COPIED
 
 
+def test_a_reply_without_words_is_no_message(opened: Open) -> None:
+    """The service leaves it out, so the places of words are counted without it too."""
+    talk = """import("/conversation.js").then(({ Conversation, Turn }) => {
+        const talk = new Conversation();
+        for (const reply of ["", " ", "Good.", ""]) talk.turns.push(Object.assign(new Turn("A dog.", {}), { reply }));
+        const last = talk.turns.at(-1);
+        return [talk.messagesFor(last).map(({ role }) => role), talk.stretchesFor(last)];
+    })"""
+    with opened() as one:
+        roles, stretches = one.page.evaluate(talk)
+    assert roles == ["user", "user", "user", "assistant", "user"]
+    assert stretches == [
+        {"role": "user", "number": 3},
+        {"role": "assistant", "number": 3},
+        {"role": "user", "number": 4},
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_nothing_scrolls_sideways_on_a_small_phone(opened: Open, phone: dict[str, Any], width: int) -> None:
+    scrolled = "document.documentElement.scrollWidth"
+    with opened(**{**phone, "viewport": {"width": width, "height": 640}}) as one:
+        assert one.page.evaluate(scrolled) <= width
+        one.page.locator("#settings-open").tap()
+        inner, outer = one.page.locator("#settings").evaluate("it => [it.scrollWidth, it.clientWidth]")
+        assert inner <= outer
+        one.page.locator("#settings-close").tap()
+        one.say("A big dog chased me.")
+        one.explained()
+        assert one.page.evaluate(scrolled) <= width
+        one.turns.first.locator(".felt").tap()
+        one.page.locator("#panel-title").wait_for()
+        assert one.page.evaluate(scrolled) <= width
+
+
 def test_on_a_phone_the_panel_is_a_sheet(opened: Open, phone: dict[str, Any]) -> None:
     width = "document.documentElement.scrollWidth"
     with opened(**phone) as one:

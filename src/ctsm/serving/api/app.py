@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ def create_app(service: Service, keys: Sequence[str] = (), origins: Sequence[str
     )
     # Documents which routes need a key; `Keys` does the check, before a body is read.
     protected = [Depends(HTTPBearer(auto_error=False, description="An API key, if the service has any."))]
-    for router in (chat_router, emotions_router, explain_router, models_router):
-        app.include_router(router(service), dependencies=protected)
-    app.include_router(health_router(service))
+    routers = [make(service) for make in (chat_router, emotions_router, explain_router, models_router)]
+    for router in routers:
+        app.include_router(router, dependencies=protected)
+    routers.append(health_router(service))
+    app.include_router(routers[-1])
     install_reference(app)
     _install_page(app)
     install_handlers(app)
@@ -62,8 +65,16 @@ def create_app(service: Service, keys: Sequence[str] = (), origins: Sequence[str
     if keys:
         app.add_middleware(Keys, keys=keys)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Watch, metrics=service.metrics)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    # `app.routes` holds the routers as wholes, which do not tell the address of the route.
+    routes = [*chain.from_iterable(router.routes for router in routers), *app.routes]
+    app.add_middleware(Watch, metrics=service.metrics, routes=routes)
     return app
 
 

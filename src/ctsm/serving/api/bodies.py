@@ -33,10 +33,14 @@ class Message(Sent):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="`system` and `developer` messages are accepted and ignored: the model takes no instructions."
     )
-    content: str | list[TextPart] = Field(description="Text, or parts of the type `text`, which are joined.")
+    content: str | list[TextPart] | None = Field(
+        description="Text, or parts of the type `text`, which are joined; null only where the user says nothing."
+    )
 
     def text(self) -> str:
         """Return the content as one string."""
+        if self.content is None:
+            return ""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -80,10 +84,13 @@ class CompletionRequest(Sent):
     max_tokens: int | None = Field(None, ge=1, description="Words of the reply at most; the server has a limit too.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`; it wins.")
     temperature: float | None = Field(
-        None, ge=0, le=2, description="Above 0: draw the words, by p^(1 / temperature). Else the most probable ones."
+        None, ge=0, le=2, description="Above 0: draw the words, by p^(1 / temperature). At 0 always the most probable."
     )
     top_p: float | None = Field(
-        None, ge=0, le=1, description="Draw among the most probable words with this probability together."
+        None,
+        ge=0,
+        le=1,
+        description="Draw among the most probable words with this probability together; at temperature 0 unused.",
     )
     seed: int | None = Field(
         None, ge=-LARGEST_SEED, le=LARGEST_SEED, description="Makes a drawn reply repeatable, whatever else is served."

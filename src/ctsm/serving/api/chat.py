@@ -52,9 +52,9 @@ def chat_router(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """Reply as the model would to the last message.
 
-        The most probable words are chosen unless `temperature` is above 0 or `top_p` is sent. What the model felt is
-        in `ctsm`, in streams in the first chunk. A message that suggests that someone is in danger gets a notice
-        where to find help instead of the model's words, with the finish reason `content_filter`.
+        The most probable words are chosen unless `temperature` is above 0, or `top_p` is sent without a temperature.
+        What the model felt is in `ctsm`, in streams in the first chunk. A message that suggests that someone is in
+        danger gets a notice where to find help instead of the model's words, with the finish reason `content_filter`.
         """
         service.require_model(body.model)
         conversation = conversation_of(body.messages, "messages")

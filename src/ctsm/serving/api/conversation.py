@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from ctsm.serving.api.bodies import MAX_MESSAGES, Message
@@ -27,8 +28,8 @@ class Conversation(NamedTuple):
 def conversation_of(messages: Sequence[Message], param: str) -> Conversation:
     """Return the turns of a conversation.
 
-    Messages to the system, and what the assistant said before the user's first message, are left out; neighbouring
-    messages of one role are joined.
+    Messages to the system, what the assistant said before the user's first message, and its messages without words
+    (a reply of this service can have none) are left out; neighbouring messages of one role are joined.
 
     Args:
         messages: as the client sent them.
@@ -41,11 +42,13 @@ def conversation_of(messages: Sequence[Message], param: str) -> Conversation:
         raise ApiError(
             422, f"{param} holds {len(messages)} messages; at most {MAX_MESSAGES} are read.", "too_long", param
         )
-    said = [message for message in messages if message.role in ("user", "assistant")]
-    turns = [
-        (role, "\n".join(message.text() for message in group))
-        for role, group in groupby(said, key=lambda one: one.role)
-    ]
+    for place, message in enumerate(messages):
+        if message.role == "user" and message.content is None:
+            where = f"{param}.{place}.content"
+            raise ApiError(400, f"{where}: must be a text or a list.", "invalid_value", where)
+    texts = [(message.role, message.text()) for message in messages]
+    said = [(role, text) for role, text in texts if role == "user" or (role == "assistant" and not is_blank(text))]
+    turns = [(role, "\n".join(text for _, text in group)) for role, group in groupby(said, key=itemgetter(0))]
     if turns and turns[0][0] == "assistant":
         del turns[0]
     if not turns or turns[-1][0] != "user":

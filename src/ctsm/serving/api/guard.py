@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctsm.serving.api.errors import ApiError
@@ -29,10 +30,16 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"
 
 
 class Watch:
-    """Logs and counts every answer, by its route and never by what it holds, and answers when a route breaks."""
+    """Logs and counts every answer, by its route and never by what it holds, and answers when a route breaks.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    Args:
+        app: what stands behind.
+        metrics: to count in.
+        routes: of the application, whose names are used.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        self._app, self._metrics, self._routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -60,10 +67,15 @@ class Watch:
                 failure = ApiError(500, "The service failed; its log says where.", "internal_error")
                 await failure.response()(scope, receive, send_watched)
         seconds = time.monotonic() - started
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = self._route_of(scope)
         self._metrics.requests.labels(route, str(status or "dropped")).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         log.info("%s %s %s %s %.3f s", identity, scope["method"], route, status or "dropped", seconds)
+
+    def _route_of(self, scope: Scope) -> str:
+        """Return the route's address; also of what another layer answered, so that no route was asked."""
+        asked = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return getattr(scope.get("route") or next(asked, None), "path_format", "unknown")
 
 
 class Keys:
@@ -89,7 +101,8 @@ class Keys:
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).digest()
+        # The bytes that were sent, which come decoded as Latin-1.
+        digest = hashlib.sha256(key.strip(" \t").encode("latin-1")).digest()
         # All are compared, each in constant time: how long it takes tells nothing of the keys.
         found = [hmac.compare_digest(digest, valid) for valid in self._digests]
         return scheme.lower() == "bearer" and any(found)

@@ -24,7 +24,9 @@ class Metrics:
         self.words = Counter("ctsm_reply_words", "Words said.", registry=registry)
         self.dropped = Counter("ctsm_dropped", "Tasks whose client went or that took too long.", registry=registry)
         self.refused = Counter("ctsm_refused", "Tasks refused because too many waited.", registry=registry)
-        self.notices = Counter("ctsm_notices", "Messages answered with where to find help.", registry=registry)
+        self.notices = Counter(
+            "ctsm_notices", "Conversations that suggest danger: answered with a notice, or flagged.", registry=registry
+        )
 
     def text(self) -> bytes:
         """Return all of it as Prometheus reads it."""

@@ -22,7 +22,7 @@ def models_router(service: Service) -> APIRouter:
         return ModelList(data=[card])
 
     @router.get(
-        "/v1/models/{model}",
+        "/v1/models/{model:path}",
         summary="Describe a model",
         response_model=ModelCard,
         responses={"4XX": {"model": ErrorBody, "description": "There is no such model, or no valid API key."}},
@@ -49,11 +49,13 @@ def health_router(service: Service) -> APIRouter:
     """Return the routes that need no key."""
     router = APIRouter(tags=["health"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Is the process alive?", response_model=Status)
     async def alive() -> Status:
         """Answer as long as the process can."""
         return Status(status="ok")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Can it reply?",

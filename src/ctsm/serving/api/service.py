@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,10 +14,13 @@ from ctsm.errors import CtsmError
 from ctsm.models.bundle import CONFIG
 from ctsm.serving.api.errors import RETRY_AFTER, ApiError
 from ctsm.serving.api.metrics import Metrics
+from ctsm.serving.discreet import describe_error
 from ctsm.serving.engine import Engine, QueueFullError, StoppingError
 from ctsm.serving.limits import Limits
 from ctsm.serving.responder import Responder
 from ctsm.serving.tasks import Event, Failed, Finished, Task
+
+log = logging.getLogger("ctsm.serving")
 
 
 class Service:
@@ -86,8 +90,9 @@ class Service:
                 message = f"The reply took longer than {self.limits.timeout:g} seconds; try again."
                 raise ApiError(503, message, "timeout", headers=RETRY_AFTER) from None
             if isinstance(event, Failed):
+                # Requests have been checked: this is a fault of ours, and its sentence may name files.
                 if isinstance(event.error, CtsmError):
-                    raise ApiError(400, str(event.error), "cannot_answer")
+                    log.error("a computation failed: %s", describe_error(event.error))
                 raise ApiError(500, "The model failed; the log of the service says where.", "model_failed")
             yield event
             if isinstance(event, Finished):

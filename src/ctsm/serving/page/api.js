@@ -57,17 +57,18 @@ function failure(told, status) {
 }
 
 /** Return an answer's JSON. */
-async function ask(path, body) {
-  const answer = await send(path, body);
+async function ask(path, body, signal) {
+  const answer = await send(path, body, signal);
   try {
     return await answer.json();
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new ServiceError(UNREACHABLE);
   }
 }
 
 /** Return the id of the model that is served. */
-export const modelName = async () => (await ask("v1/models")).data[0].id;
+export const modelName = async (signal) => (await ask("v1/models", null, signal)).data[0].id;
 
 /** Return what the reply to these messages rests on. */
 export const explain = (model, messages) => ask("v1/explain", { model, messages });

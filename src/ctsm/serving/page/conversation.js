@@ -50,13 +50,13 @@ export class Conversation {
     this.started = new Date();
   }
 
-  /** Return the messages up to a turn's, as the API takes them. */
+  /** Return the messages up to a turn's, as the API takes them; it leaves out replies without words, and so do we. */
   messagesFor(turn) {
     const messages = [];
     for (const one of this.turns) {
       messages.push({ role: "user", content: one.text });
       if (one === turn) break;
-      if (one.reply) messages.push({ role: "assistant", content: one.reply });
+      if (one.reply.trim()) messages.push({ role: "assistant", content: one.reply });
     }
     return messages;
   }
@@ -68,7 +68,7 @@ export class Conversation {
       if (stretches.at(-1)?.role === "user") stretches.pop();
       stretches.push({ role: "user", number: place + 1 });
       if (one === turn) break;
-      if (one.reply) stretches.push({ role: "assistant", number: place + 1 });
+      if (one.reply.trim()) stretches.push({ role: "assistant", number: place + 1 });
     }
     return stretches;
   }

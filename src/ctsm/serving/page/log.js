@@ -7,7 +7,10 @@ import { ordered } from "./emotions.js";
 /** Share of a word's probability from which it is called copied; as in `ctsm.analysis.explain_files`. */
 export const LEAST_COPIED = 0.05;
 
-/** The elements of one turn. `actions` has `open`, `retry` and `edit`, each called with the turn. */
+/** Every message of the user's is checked, earlier ones too. */
+export const NOTICE_STAYS = "The notice stays for this conversation; begin a new one to go on.";
+
+/** The elements of one turn. `actions` has `open`, `retry` and `edit`, each called with the turn, and `anew`. */
 export class TurnView {
   constructor(turn, number, actions) {
     this.turn = turn;
@@ -49,6 +52,7 @@ export class TurnView {
     const remark = remarkOn(turn);
     if (remark) this.answer.append(make("p", { class: "remark" }, remark));
     if (turn.phase === "failed") this.answer.append(this.#failure(newest));
+    if (turn.phase === "done" && turn.isNotice) this.#waysOn(newest);
   }
 
   /** Append a piece of a reply that is being streamed, without making all of it anew. */
@@ -82,12 +86,21 @@ export class TurnView {
     return shown;
   }
 
+  /** Say that the notice stays, and how to go on; without it the page would be a dead end. */
+  #waysOn(newest) {
+    this.answer.append(make("p", { class: "remark" }, NOTICE_STAYS));
+    if (!newest) return;
+    const anew = make("button", { type: "button" }, "Begin a new conversation");
+    anew.addEventListener("click", () => this.actions.anew());
+    this.answer.append(anew);
+  }
+
   #failure(newest) {
     const { turn } = this;
     const box = make("div", { class: "failure", role: "group", "aria-label": "This message has no complete reply" });
     if (turn.error) box.append(make("p", {}, make("strong", {}, titleOf(turn.error)), ` ${turn.error.message}`));
-    if (turn.error?.status === 422) box.append(make("p", {}, "Shorten the message, or begin a new conversation."));
     else box.append(make("p", {}, "Stopped before a word was said."));
+    if (turn.error?.status === 422) box.append(make("p", {}, "Shorten the message, or begin a new conversation."));
     if (newest) {
       const retry = make("button", { type: "button", class: "retry" }, "Try again");
       retry.addEventListener("click", () => this.actions.retry(turn));

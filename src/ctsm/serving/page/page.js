@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Conversation, Turn } from "./conversation.js";
 import { byId, make, percent } from "./dom.js";
-import { TurnView } from "./log.js";
+import { NOTICE_STAYS, TurnView } from "./log.js";
 import { Panel } from "./panel.js";
 
 const EXAMPLES = [
@@ -27,7 +27,7 @@ let afterKey = () => {}; // what waits for an API key
 let explainable = true;
 
 const panel = new Panel((turn) => explain(turn));
-const actions = { open: openPanel, retry: (turn) => answer(turn), edit };
+const actions = { open: openPanel, retry: (turn) => answer(turn), edit, anew: askForNew };
 
 // ---- Sending
 
@@ -55,7 +55,7 @@ async function answer(turn) {
   refresh(turn);
   scrollToEnd();
   try {
-    await nameModel();
+    await nameModel(stopping.signal);
     const body = { model, messages: conversation.messagesFor(turn), ...turn.settings };
     for await (const chunk of api.replyTo(body, stopping.signal)) show(turn, chunk);
     turn.phase = "done";
@@ -72,7 +72,7 @@ function show(turn, chunk) {
   const perceived = turn.take(chunk);
   const piece = chunk.choices[0]?.delta.content ?? "";
   followed(() => {
-    if (perceived) refresh(turn);
+    if (perceived || turn.isNotice) refresh(turn);
     else if (piece) views.get(turn)?.append(piece);
   });
 }
@@ -96,11 +96,13 @@ function edit(turn) {
   message.value = [turn.text, message.value].filter(Boolean).join("\n");
   fitMessage();
   message.focus();
-  select(conversation.turns.at(-1) ?? null);
+  const newest = conversation.turns.at(-1) ?? null;
+  select(newest);
+  if (newest) refresh(newest);
 }
 
-async function nameModel() {
-  model ??= await api.modelName();
+async function nameModel(signal) {
+  model ??= await api.modelName(signal);
   byId("model").textContent = model;
 }
 
@@ -124,7 +126,7 @@ async function explain(turn) {
 
 function announce(turn) {
   const first = turn.emotion ? ` Perceived: ${turn.emotion}, ${percent(turn.probabilities[turn.emotion])}.` : "";
-  if (turn.isNotice) byId("announcer").textContent = `Please read this: ${turn.reply}`;
+  if (turn.isNotice) byId("announcer").textContent = `Please read this: ${turn.reply} ${NOTICE_STAYS}`;
   else if (turn.phase === "done") byId("announcer").textContent = `Reply: ${turn.reply}${first}`;
   else byId("announcer").textContent = turn.error?.message ?? "Stopped before a word was said.";
 }
@@ -278,7 +280,7 @@ function listenToKey() {
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const value = byId("key").value.trim();
-    if (!/^[\x21-\x7e]+$/.test(value)) {
+    if (!/^[\x20-\x7e]+$/.test(value)) {
       byId("key-wrong").textContent = "A key has only letters, digits and signs of ASCII.";
       return;
     }
@@ -327,6 +329,10 @@ function exportConversation() {
   const name = `conversation-${conversation.started.toISOString().slice(0, 19).replaceAll(":", "")}.json`;
   make("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
+
+function askForNew() {
+  byId("anew").showModal();
 }
 
 function beginAnew() {
@@ -378,7 +384,7 @@ function start() {
   listenToKey();
   listenToTheme();
   byId("export").addEventListener("click", exportConversation);
-  byId("new").addEventListener("click", () => byId("anew").showModal());
+  byId("new").addEventListener("click", askForNew);
   byId("anew-no").addEventListener("click", () => byId("anew").close());
   byId("anew-yes").addEventListener("click", beginAnew);
   byId("panel-close").addEventListener("click", closeSheet);
