@@ -188,9 +188,7 @@ class Responder:
         """Put into words what `encode_and_decode` made of collated conversations."""
         return [self.response_of(collated, encoded, row, hypotheses) for row, hypotheses in enumerate(replies)]
 
-    def response_of(
-        self, collated: Collated, encoded: Context, row: int, hypotheses: Sequence[Hypothesis]
-    ) -> Response:
+    def response_of(self, collated: Collated, encoded: Context, row: int, hypotheses: Sequence[Hypothesis]) -> Response:
         """Put one row of a batch into words; `hypotheses` are its replies, best first."""
         context, kept, notice = collated.contexts[row], collated.kept[row], collated.notices[row]
         tokens, *others = (tuple(self.bundle.vocabulary.words_of(reply.words, context.oov)) for reply in hypotheses)
