@@ -18,7 +18,9 @@ import httpx
 import pytest
 
 from ctsm.cli.main import main
-from ctsm.serving.serve import Address, listening
+from ctsm.serving.api.server import Server
+from ctsm.serving.limits import Limits
+from ctsm.serving.serve import Address, listening, make_server
 
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}]}
 CLIENTS = 8
@@ -48,6 +50,16 @@ def test_a_port_in_use(model_directory: Path, capsys: pytest.CaptureFixture[str]
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert f"127.0.0.1:{port} is in use by another program" in refusal(capsys, str(model_directory), "--port", port)
+
+
+def test_a_port_that_another_service_has_just_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has loaded its model yet."""
+    monkeypatch.setattr("ctsm.load", lambda *_: pytest.fail("it loads the model first"))
+    with listening(Address("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"127.0.0.1:{port} is in use by another program" in refusal(capsys, str(tmp_path), "--port", port)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +98,53 @@ def test_without_the_web_framework(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ctsm.serving.api.app", None)
     assert "needs the optional dependency group 'serve'" in refusal(capsys, str(model_directory))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_after_the_announcement_ends_it(model_directory: Path, number: signal.Signals) -> None:
+    with process(model_directory) as (running, _):
+        running.send_signal(number)
+        _, log = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_a_signal_before_the_server_runs_ends_it(
+    model_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*arguments: Any, **others: Any) -> Server:
+        server = make_server(*arguments, **others)
+        run = server.run
+
+        def run_later(**words: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            run(**words)
+
+        monkeypatch.setattr(server, "run", run_later)
+        return server
+
+    monkeypatch.setattr("ctsm.serving.serve.make_server", signalled)
+    assert main(["serve", str(model_directory), "--port", "0"]) == 0
+    assert capsys.readouterr().out == "", "it is announced and ends at once"
+
+
+def test_what_is_announced_answers(model_directory: Path) -> None:
+    accepts = list[bool]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    with listening(Address("127.0.0.1", 0)) as listener:
+
+        def started() -> None:
+            accepts.append(server.started)
+            server.should_exit = True
+
+        server = make_server(app, Limits(), started=started)
+        server.run(sockets=[listener])
+    assert accepts == [True]
+    with process(model_directory) as (_, url):
+        assert httpx.get(f"{url}/readyz", timeout=60).json() == {"status": "ok"}
 
 
 @contextmanager
