@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from ctsm.serving.serve import Address, listening, make_server
 
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}]}
 CLIENTS = 8
+SECONDS_TO_END = 3.0
+"""Promised: a stop takes no longer after the last answer."""
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +155,9 @@ def process(directory: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str
     """Run the verb in a process of its own; yields it and the service's address."""
     command = [sys.executable, "-m", "ctsm.cli.main", "serve", str(directory), "--port", "0", *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # In a session of its own, so that processes it leaves behind can be found.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as running:
         assert running.stdout is not None
         try:
@@ -169,6 +173,7 @@ class Load:
 
     def __init__(self, url: str) -> None:
         self.answered: list[int] = []
+        self.last_answer = 0.0
         self.cut: list[Exception] = []
         self._url = url
         self._threads = [threading.Thread(target=self._ask, args=(bool(number % 2),)) for number in range(CLIENTS)]
@@ -182,6 +187,7 @@ class Load:
             except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
                 self.cut.append(error)
                 return
+            self.last_answer = time.monotonic()
             whole = answer.text.endswith("data: [DONE]\n\n") if stream else "usage" in answer.json()
             self.answered.append(answer.status_code if whole else 0)
 
@@ -191,15 +197,19 @@ class Load:
 
 
 def check_graceful_end(directory: Path) -> None:
-    """Stop a service under load: all that it accepted is answered, and it ends by itself."""
+    """Stop a service under load: all that it accepted is answered, and it ends by itself soon after."""
     with process(directory) as (running, url):
         load = Load(url)
         while len(load.answered) < 2 * CLIENTS:
             assert running.poll() is None
         running.send_signal(signal.SIGTERM)
         _, log = running.communicate(timeout=60)
+        ended = time.monotonic()
         load.join()
         assert running.returncode == 0
+    assert ended - load.last_answer <= SECONDS_TO_END
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)  # no process of its group is left
     accepted = re.findall(r"POST /v1/chat/completions (\S+) ", log)
     assert set(accepted) == {"200"}
     assert load.answered == [200] * len(accepted), "a request that was accepted has no whole answer"
@@ -209,14 +219,14 @@ def check_graceful_end(directory: Path) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("time", range(2))
-def test_a_stop_answers_what_was_accepted(model_directory: Path, time: int) -> None:
+@pytest.mark.parametrize("repetition", range(2))
+def test_a_stop_answers_what_was_accepted(model_directory: Path, repetition: int) -> None:
     check_graceful_end(model_directory)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("time", range(20))
-def test_many_stops_answer_what_was_accepted(model_directory: Path, time: int) -> None:
+@pytest.mark.parametrize("repetition", range(20))
+def test_many_stops_answer_what_was_accepted(model_directory: Path, repetition: int) -> None:
     check_graceful_end(model_directory)
 
 

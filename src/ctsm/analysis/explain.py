@@ -23,7 +23,7 @@ from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.single import Hypothesis
 from ctsm.errors import CtsmError
 from ctsm.evaluation.fields import to_json
-from ctsm.models.base import Context, EmpatheticModel, Perception
+from ctsm.models.base import Context, EmpatheticModel
 from ctsm.models.ctsm import CTSM
 from ctsm.nn.pointer import CopySource, PointerGenerator
 from ctsm.serving.responder import Collated, Responder, Response, TokenEmotions
@@ -139,14 +139,14 @@ class Explainer:
             reply: to it.
         """
         response = self._responder.response_of(*reading, row, [reply])
-        encoded = _row_of(reading.encoded, row, len(reading.collated.kept[row].ids))
+        alone = _row_of(reading.encoded, row, len(reading.collated.kept[row].ids))
         return Explanation(
             system=self._responder.bundle.config.model,
             turns=tuple(turns),
             response=response,
             standardised=self.standardised(response.context_tokens),
-            reply=_trace(self._model, encoded, reply, response.tokens),
-            rest=_rest(encoded),
+            reply=_trace(self._model, alone, reply, response.tokens),
+            rest=_rest(reading.encoded, row),
         )
 
     def standardised(self, words: Sequence[TokenEmotions]) -> tuple[tuple[float, ...], ...]:
@@ -161,24 +161,22 @@ def can_explain(model: EmpatheticModel) -> TypeGuard[CTSM]:
 
 
 def _row_of(encoded: Context, row: int, length: int) -> Context:
-    """Cut one conversation out of a batch, without padding: what it would be alone."""
-    perception = encoded.perception
+    """Cut out of a batch, without padding, what decoding needs of one conversation."""
     return replace(
         encoded,
         memory=encoded.memory[row : row + 1, :length],
         real=encoded.real[row : row + 1, :length],
         source=CopySource(*(field[row : row + 1, :length] for field in encoded.source)),
         start=encoded.start[row : row + 1],
-        emotion_logits=None if encoded.emotion_logits is None else encoded.emotion_logits[row : row + 1],
-        perception=perception
-        and Perception(*(None if field is None else field[row : row + 1, :length] for field in perception)),
+        emotion_logits=None,
+        perception=None,
     )
 
 
-def _rest(encoded: Context) -> float | None:
+def _rest(encoded: Context, row: int) -> float | None:
     assert encoded.perception is not None
     attention = encoded.perception.attention
-    return None if attention is None else float(attention[0, 0])
+    return None if attention is None else float(attention[row, 0])
 
 
 def _trace(model: CTSM, encoded: Context, reply: Hypothesis, tokens: Sequence[str]) -> tuple[ReplyWord, ...]:
