@@ -115,20 +115,27 @@ def test_a_signal_right_after_the_announcement_ends_it(model_directory: Path, nu
 def test_a_signal_before_the_server_runs_ends_it(
     model_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ready = list[bool]()
+
     def signalled(*arguments: Any, **others: Any) -> Server:
         server = make_server(*arguments, **others)
         run = server.run
 
         def run_later(**words: Any) -> None:
+            engine = others["ending"].__self__
+            ready.append(engine.ready)
             signal.raise_signal(signal.SIGTERM)
+            ready.append(engine.ready)
             run(**words)
 
         monkeypatch.setattr(server, "run", run_later)
         return server
 
     monkeypatch.setattr("ctsm.serving.serve.make_server", signalled)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)  # those of the other tests
     assert main(["serve", str(model_directory), "--port", "0"]) == 0
     assert capsys.readouterr().out == "", "it is announced and ends at once"
+    assert ready == [True, False]
 
 
 def test_what_is_announced_answers(model_directory: Path) -> None:
