@@ -151,7 +151,7 @@ class Explainer:
 
     def standardised(self, words: Sequence[TokenEmotions]) -> tuple[tuple[float, ...], ...]:
         """Return the inclination of words [S, E] in standard deviations from the mean over the vocabulary."""
-        inclination_SE = torch.tensor([word.inclination for word in words])
+        inclination_SE = torch.tensor([word.inclination for word in words]).reshape(len(words), len(self._mean_E))
         return tuple(map(tuple, ((inclination_SE - self._mean_E) / self._deviation_E).tolist()))
 
 
