@@ -23,6 +23,7 @@ from ctsm.analysis.explain import Explanation, explain
 from ctsm.analysis.explain_figure import MAX_WORDS, draw_explanation, draw_inclination
 from ctsm.analysis.explain_files import explanation_page, explanation_text, write_explanation
 from ctsm.analysis.order import DISPLAYED
+from ctsm.care import NOTICE
 from ctsm.cli.main import main
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.errors import CtsmError
@@ -290,3 +291,12 @@ def test_the_text_names_copied_words_and_says_when_there_is_none(explanation: Ex
     text = explanation_text(explanation)
     assert ("no word" in text) == (not copied)
     assert all(token in text for token in copied)
+
+
+def test_with_a_notice_nothing_inferred_is_shown(responder: Responder, tmp_path: Path) -> None:
+    withheld = explain(responder, ["I want to kill myself."])
+    assert (withheld.response.text, withheld.reply, withheld.response.inferences) == (NOTICE, (), {})
+    assert "(xIntent)" not in explanation_text(withheld)
+    assert "Inferred from" not in explanation_page(withheld)
+    write_explanation(withheld, tmp_path / "withheld.png")
+    assert "(xIntent)" in explanation_text(explain(responder, ["I am fine."]))

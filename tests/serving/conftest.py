@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from ctsm.corpus.prepare import PrepareOptions, prepare
 from ctsm.corpus.prepared import PreparedData
 from ctsm.models.bundle import DataFacts, save_bundle
 from ctsm.serving.responder import Responder
+from ctsm.serving.tasks import ReadTask, Turns
 from ctsm.training.loop import build_model
 
 CONVERSATIONS = [
@@ -53,6 +56,38 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"iteration": 0, "train_seconds": 0.0}
     save_bundle(folder / "model", model, config, folder / "data", DataFacts.of(manifest), facts)
     return folder / "model"
+
+
+class Gated(tuple[Turns, ...]):
+    """Conversations that cannot be read before a gate opens."""
+
+    begun: threading.Event
+    gate: threading.Event
+
+    def __iter__(self) -> Iterator[Turns]:
+        self.begun.set()
+        self.gate.wait(60)
+        return super().__iter__()
+
+
+class Hold(ReadTask):
+    """Keeps the engine's thread occupied until the gate opens; it is computed alone."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        conversations = Gated([("Hello.",)])
+        self.begun = conversations.begun = threading.Event()
+        conversations.gate = gate
+        super().__init__(conversations=conversations, length=1)
+
+    @property
+    def group(self) -> Hashable:
+        return id(self)
+
+
+@pytest.fixture(scope="session")
+def hold() -> Callable[[threading.Event], Hold]:
+    """Make a task that keeps the engine busy; in the event loop."""
+    return Hold
 
 
 @pytest.fixture(scope="session")

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ctsm
+from ctsm.analysis.explain import Explainer, explain
 from ctsm.decoding.options import DecodingOptions
 from ctsm.errors import CtsmError
 from ctsm.serving import engine as engine_module
 from ctsm.serving.engine import Engine, QueueFullError, StoppingError
 from ctsm.serving.responder import Responder
-from ctsm.serving.tasks import CallTask, Ended, Event, Failed, Finished, Perceived, Piece, ReadTask, ReplyTask, Task
+from ctsm.serving.tasks import (
+    Ended,
+    Event,
+    ExplainTask,
+    Failed,
+    Finished,
+    Perceived,
+    Piece,
+    ReadTask,
+    ReplyTask,
+    Task,
+)
+
+Hold = Callable[[threading.Event], Task]
 
 SHORT, LONG = ("I am fine.",), ("A dog " * 80 + "chased me.", "Oh no!", "I am afraid of it.")
 OTHER = ("Nobody called me this week.",)
@@ -47,14 +62,10 @@ async def events_of(task: Task) -> list[Event]:
     return events
 
 
-def blocking(gate: threading.Event) -> CallTask:
-    return CallTask(function=lambda _responder: gate.wait(60))
-
-
-async def together(engine: Engine, tasks: list[Any]) -> list[list[Event]]:
+async def together(engine: Engine, hold: Hold, tasks: list[Any]) -> list[list[Event]]:
     """Let all tasks wait until the engine can take them at once."""
     gate = threading.Event()
-    engine.submit(blocking(gate))
+    engine.submit(hold(gate))
     for task in tasks:
         engine.submit(task)
     gate.set()
@@ -65,7 +76,9 @@ def said(events: list[Event]) -> list[str]:
     return [event.text for event in sorted((e for e in events if isinstance(e, Ended)), key=lambda e: e.choice)]
 
 
-def test_replies_are_those_of_each_request_alone(engine: Engine, responder: Responder, batches: list[int]) -> None:
+def test_replies_are_those_of_each_request_alone(
+    engine: Engine, responder: Responder, batches: list[int], hold: Hold
+) -> None:
     kinds: list[dict[str, Any]] = [
         {},
         {"max_tokens": 3},
@@ -78,7 +91,7 @@ def test_replies_are_those_of_each_request_alone(engine: Engine, responder: Resp
     expected = [responder.respond(turns, DecodingOptions(**{"max_tokens": 9, **kind})) for turns, kind in asked]
 
     async def ask() -> list[list[Event]]:
-        return await together(engine, [reply(turns, stream=True, **kind) for turns, kind in asked])
+        return await together(engine, hold, [reply(turns, stream=True, **kind) for turns, kind in asked])
 
     answers = asyncio.run(ask())
     for events, response in zip(answers, expected, strict=True):
@@ -109,7 +122,7 @@ def test_a_new_request_does_not_wait_for_a_long_reply(engine: Engine, monkeypatc
     asyncio.run(ask())
 
 
-def test_while_many_replies_are_made_only_another_method_begins(engine: Engine, batches: list[int]) -> None:
+def test_while_many_replies_are_made_only_another_method_begins(engine: Engine, batches: list[int], hold: Hold) -> None:
     ended = list[str]()
 
     async def note(name: str, task: Task) -> None:
@@ -118,7 +131,7 @@ def test_while_many_replies_are_made_only_another_method_begins(engine: Engine, 
 
     async def ask() -> None:
         gate = threading.Event()
-        engine.submit(blocking(gate))
+        engine.submit(hold(gate))
         many = [reply(SHORT, max_tokens=12) for _ in range(engine_module.FEW_ROWS + 1)]
         late, other = reply(LONG, max_tokens=1), reply(LONG, max_tokens=1, method="sample", seed=1)
         notes = []
@@ -145,11 +158,13 @@ def slow_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "decode", slowly)
 
 
-def test_reading_tells_emotions_without_a_reply(engine: Engine, responder: Responder, batches: list[int]) -> None:
+def test_reading_tells_emotions_without_a_reply(
+    engine: Engine, responder: Responder, batches: list[int], hold: Hold
+) -> None:
     asked = [(SHORT,), (OTHER, SHORT), (LONG,)]
 
     async def ask() -> list[list[Event]]:
-        return await together(engine, [ReadTask(conversations=turns, length=9) for turns in asked])
+        return await together(engine, hold, [ReadTask(conversations=turns, length=9) for turns in asked])
 
     for events, conversations in zip(asyncio.run(ask()), asked, strict=True):
         (finished,) = events
@@ -164,7 +179,7 @@ def test_reading_tells_emotions_without_a_reply(engine: Engine, responder: Respo
 
 
 def test_a_task_that_fails_does_not_spoil_the_others(
-    engine: Engine, responder: Responder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engine: Engine, responder: Responder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hold: Hold
 ) -> None:
     collate = responder.collate
 
@@ -176,7 +191,7 @@ def test_a_task_that_fails_does_not_spoil_the_others(
     monkeypatch.setattr(responder, "collate", picky)
 
     async def ask() -> list[list[Event]]:
-        return await together(engine, [reply(SHORT), reply(OTHER), reply(SHORT)])
+        return await together(engine, hold, [reply(SHORT), reply(OTHER), reply(SHORT)])
 
     first, second, third = asyncio.run(ask())
     assert isinstance(second[-1], Failed)
@@ -201,29 +216,110 @@ def test_a_step_that_fails_ends_its_tasks_and_not_the_engine(engine: Engine, mon
     assert engine.ready
 
 
-def test_a_call_runs_on_the_engines_thread(engine: Engine, responder: Responder) -> None:
-    async def call(function: Any) -> Event:
-        task = CallTask(function=function)
+def test_what_the_model_cannot_do_is_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    async def ask() -> Event:
+        task = reply(("Hello.", "Hi."))
         engine.submit(task)
         return (await events_of(task))[-1]
 
-    def fails(_responder: Responder) -> None:
-        raise CtsmError("No.")
-
-    done = asyncio.run(call(lambda one: (threading.current_thread().name, one)))
-    assert done == Finished(("ctsm-engine", responder))
-    failed = asyncio.run(call(fails))
+    failed = asyncio.run(ask())
     assert isinstance(failed, Failed) and isinstance(failed.error, CtsmError)
+    assert not caplog.records, "the fault is the client's"
 
 
-def test_the_queue_is_bounded(responder: Responder) -> None:
+def said_of(turns: tuple[str, ...], responder: Responder) -> ExplainTask:
+    return ExplainTask(turns=turns, length=len(" ".join(turns).split()), explainer=Explainer(responder))
+
+
+def test_explanations_are_those_of_each_conversation_alone(
+    engine: Engine, responder: Responder, batches: list[int], hold: Hold
+) -> None:
+    asked = [SHORT, ("A big dog chased me, and then I met the zzyzx of a dog.", "Oh!", "I am afraid of it."), OTHER]
+
+    async def ask() -> list[list[Event]]:
+        return await together(engine, hold, [said_of(turns, responder) for turns in asked])
+
+    for events, turns in zip(asyncio.run(ask()), asked, strict=True):
+        (finished,) = events
+        assert isinstance(finished, Finished)
+        found, expected = finished.value, explain(responder, turns)
+        assert (found.turns, found.system) == (expected.turns, expected.system)
+        assert found.response.text == expected.response.text
+        assert found.response.inferences == expected.response.inferences
+        assert found.response.probabilities == pytest.approx(expected.response.probabilities, abs=1e-6)
+        assert [word.token for word in found.words] == [word.token for word in expected.words]
+        np.testing.assert_allclose(
+            [[*word.state, *word.inclination, word.intensity, word.attention] for word in found.words],
+            [[*word.state, *word.inclination, word.intensity, word.attention] for word in expected.words],
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(found.standardised, expected.standardised, atol=1e-4)
+        assert found.rest == pytest.approx(expected.rest, abs=1e-6)
+        assert [word.token for word in found.reply] == [word.token for word in expected.reply] != []
+        np.testing.assert_allclose(
+            [[word.copied, *word.weights] for word in found.reply],
+            [[word.copied, *word.weights] for word in expected.reply],
+            atol=1e-5,
+        )
+    assert batches == [1, 3]
+
+
+def test_a_reply_goes_on_between_the_words_of_explanations(engine: Engine, responder: Responder, hold: Hold) -> None:
+    ended = list[Task]()
+
+    async def note(task: Task) -> None:
+        await events_of(task)
+        ended.append(task)
+
+    async def ask() -> None:
+        gate = threading.Event()
+        explained, short = [said_of(SHORT, responder) for _ in range(4)], reply(OTHER, max_tokens=1)
+        engine.submit(hold(gate))
+        notes = []
+        for task in [*explained, short]:
+            engine.submit(task)
+            notes.append(note(task))
+        gate.set()
+        await asyncio.gather(*notes)
+        assert ended[0] is short
+
+    asyncio.run(ask())
+
+
+def test_nothing_is_explained_to_a_client_that_has_gone(
+    engine: Engine, responder: Responder, monkeypatch: pytest.MonkeyPatch, hold: Hold
+) -> None:
+    explained = list[int]()
+    explanation = Explainer.explanation
+
+    def counting(one: Explainer, reading: Any, row: int, *others: Any) -> Any:
+        explained.append(row)
+        return explanation(one, reading, row, *others)
+
+    monkeypatch.setattr(Explainer, "explanation", counting)
+
+    async def ask() -> None:
+        gate = threading.Event()
+        stays, goes = said_of(OTHER, responder), said_of(SHORT, responder)
+        engine.submit(hold(gate))
+        for task in (goes, stays):
+            engine.submit(task)
+        goes.cancelled = True  # as if its client went after it was taken
+        gate.set()
+        assert isinstance((await events_of(stays))[-1], Finished)
+        assert goes.events.empty()
+
+    asyncio.run(ask())
+    assert explained == [1]
+
+
+def test_the_queue_is_bounded(responder: Responder, hold: Hold) -> None:
     one = Engine(responder, 3, lambda _rows: None)
     one.start()
     gate = threading.Event()
 
     async def ask() -> None:
-        hold = blocking(gate)
-        one.submit(hold)
+        one.submit(hold(gate))
         while one.waiting:
             await asyncio.sleep(0.001)
         tasks = [reply(SHORT) for _ in range(3)]
@@ -241,10 +337,10 @@ def test_the_queue_is_bounded(responder: Responder) -> None:
     one.stop()
 
 
-def test_nobody_is_told_of_a_cancelled_task(engine: Engine, batches: list[int]) -> None:
+def test_nobody_is_told_of_a_cancelled_task(engine: Engine, batches: list[int], hold: Hold) -> None:
     async def ask() -> None:
         gate = threading.Event()
-        engine.submit(blocking(gate))
+        engine.submit(hold(gate))
         waits = reply(SHORT)
         engine.submit(waits)
         assert engine.cancel(waits)
@@ -260,7 +356,7 @@ def test_nobody_is_told_of_a_cancelled_task(engine: Engine, batches: list[int]) 
     assert sum(batches) == 2
 
 
-def test_a_cancelled_reply_leaves_its_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_reply_leaves_its_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
     model = engine._responder.bundle.model
     rows = list[int]()
     decode = model.decode
@@ -274,7 +370,7 @@ def test_a_cancelled_reply_leaves_its_batch(engine: Engine, monkeypatch: pytest.
     async def ask() -> None:
         stays, goes = (reply(SHORT, method="sample", seed=seed, temperature=2.0, max_tokens=9) for seed in (1, 2))
         gate = threading.Event()
-        engine.submit(blocking(gate))
+        engine.submit(hold(gate))
         engine.submit(stays)
         engine.submit(goes)
         goes.cancelled = True  # as if its client went after it was taken
@@ -286,14 +382,14 @@ def test_a_cancelled_reply_leaves_its_batch(engine: Engine, monkeypatch: pytest.
     assert set(rows[1:]) == {1}
 
 
-def test_stopping_finishes_what_was_accepted(responder: Responder) -> None:
+def test_stopping_finishes_what_was_accepted(responder: Responder, hold: Hold) -> None:
     one = Engine(responder, 100, lambda _rows: None)
     one.start()
 
     async def ask() -> list[list[Event]]:
         gate = threading.Event()
         tasks = [reply(SHORT), reply(LONG), reply(OTHER, method="beam")]
-        one.submit(blocking(gate))
+        one.submit(hold(gate))
         for task in tasks:
             one.submit(task)
         stopper = threading.Thread(target=one.stop)

@@ -238,7 +238,9 @@ def test_a_turn_of_distress_gets_the_notice_and_keeps_its_emotions(responder: Re
     plain = Responder(responder.bundle, care=False)
     for turns in (DISTRESS[2:3], DISTRESS[:3], DISTRESS):
         response, unchecked = responder.respond(turns, options), plain.respond(turns, options)
-        assert response == dataclasses.replace(unchecked, text=NOTICE, notice=NOTICE, tokens=(), alternatives=())
+        withheld = {"tokens": (), "alternatives": (), "inferences": {}}
+        assert response == dataclasses.replace(unchecked, text=NOTICE, notice=NOTICE, **withheld)
+        assert unchecked.inferences
         assert unchecked.notice is None
         assert unchecked.tokens
         assert len(response.probabilities) == 32

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from ctsm.serving.responder import Responder
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_load.py"
 
@@ -23,7 +27,41 @@ def check_load(directory: Path, out: Path, clients: int, requests: int, *words: 
 
 
 def test_a_little_load(model_directory: Path, tmp_path: Path) -> None:
-    check_load(model_directory, tmp_path / "outcome.json", 12, 3, "--stream")
+    check_load(model_directory, tmp_path / "outcome.json", 12, 3, "--stream", "--explain")
+    outcome = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
+    assert (outcome["p50_met"], outcome["p99_met"]) == (outcome["p50"] <= 0.8, outcome["p99"] <= 1.5)
+    assert 0 < outcome["explain_p50"] <= outcome["explain_p99"]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("serve_load", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["serve_load"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_difference_is_a_tie_only_where_the_words_are_close_there(
+    script: ModuleType, responder: Responder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "MOST_PATHS", 12)
+    turns = ["I painted our whole fence alone today!"]
+    text, steps = script.follow(responder, turns, [])
+    assert text == responder.respond(turns).text
+    gaps = [step.gap for step in steps]
+    assert all(gap >= 0 for gap in gaps)
+    # A reply that parts where the words are farther apart than at an earlier step.
+    place = next(place for place in range(1, len(gaps)) if gaps[place] > min(gaps[:place]))
+    other, _ = script.follow(responder, turns, [*(step.best for step in steps[:place]), steps[place].second])
+    assert other != text
+    monkeypatch.setattr(script, "TIE", (gaps[place] + min(gaps[:place])) / 2)
+    assert script.is_tie(responder, turns, text)
+    assert not script.is_tie(responder, turns, other), "the closeness of an earlier step does not account for it"
+    monkeypatch.setattr(script, "TIE", gaps[place] * 1.01)
+    assert script.is_tie(responder, turns, other)
+    monkeypatch.setattr(script, "MOST_PATHS", 3)
+    assert not script.is_tie(responder, turns, "Something else.")
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,14 @@ import httpx
 import pytest
 
 from ctsm.cli.main import main
-from ctsm.serving.serve import Address, listening, read_keys
+from ctsm.serving.api.server import Server
+from ctsm.serving.limits import Limits
+from ctsm.serving.serve import Address, listening, make_server, read_keys
 
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}]}
 CLIENTS = 8
+SECONDS_TO_END = 3.0
+"""Promised: a stop takes no longer after the last answer."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +53,16 @@ def test_a_port_in_use(model_directory: Path, capsys: pytest.CaptureFixture[str]
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert f"127.0.0.1:{port} is in use by another program" in refusal(capsys, str(model_directory), "--port", port)
+
+
+def test_a_port_that_another_service_has_just_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has loaded its model yet."""
+    monkeypatch.setattr("ctsm.load", lambda *_: pytest.fail("it loads the model first"))
+    with listening(Address("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"127.0.0.1:{port} is in use by another program" in refusal(capsys, str(tmp_path), "--port", port)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +134,68 @@ def test_without_the_web_framework(
     assert "needs the optional dependency group 'serve'" in refusal(capsys, str(model_directory))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_after_the_announcement_ends_it(model_directory: Path, number: signal.Signals) -> None:
+    with process(model_directory) as (running, _):
+        running.send_signal(number)
+        _, log = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_a_signal_before_the_server_runs_ends_it(
+    model_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = list[bool]()
+
+    def signalled(*arguments: Any, **others: Any) -> Server:
+        server = make_server(*arguments, **others)
+        run = server.run
+
+        def run_later(**words: Any) -> None:
+            engine = others["ending"].__self__
+            ready.append(engine.ready)
+            signal.raise_signal(signal.SIGTERM)
+            ready.append(engine.ready)
+            run(**words)
+
+        monkeypatch.setattr(server, "run", run_later)
+        return server
+
+    monkeypatch.setattr("ctsm.serving.serve.make_server", signalled)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)  # those of the other tests
+    assert main(["serve", str(model_directory), "--port", "0"]) == 0
+    assert capsys.readouterr().out == "", "it is announced and ends at once"
+    assert ready == [True, False]
+
+
+def test_what_is_announced_answers(model_directory: Path) -> None:
+    accepts = list[bool]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    with listening(Address("127.0.0.1", 0)) as listener:
+
+        def started() -> None:
+            accepts.append(server.started)
+            server.should_exit = True
+
+        server = make_server(app, Limits(), started=started)
+        server.run(sockets=[listener])
+    assert accepts == [True]
+    with process(model_directory) as (_, url):
+        assert httpx.get(f"{url}/readyz", timeout=60).json() == {"status": "ok"}
+
+
 @contextmanager
 def process(directory: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the verb in a process of its own; yields it and the service's address."""
     command = [sys.executable, "-m", "ctsm.cli.main", "serve", str(directory), "--port", "0", *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # In a session of its own, so that processes it leaves behind can be found.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as running:
         assert running.stdout is not None
         try:
@@ -141,6 +211,7 @@ class Load:
 
     def __init__(self, url: str) -> None:
         self.answered: list[int] = []
+        self.last_answer = 0.0
         self.cut: list[Exception] = []
         self._url = url
         self._threads = [threading.Thread(target=self._ask, args=(bool(number % 2),)) for number in range(CLIENTS)]
@@ -154,6 +225,7 @@ class Load:
             except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
                 self.cut.append(error)
                 return
+            self.last_answer = time.monotonic()
             whole = answer.text.endswith("data: [DONE]\n\n") if stream else "usage" in answer.json()
             self.answered.append(answer.status_code if whole else 0)
 
@@ -163,15 +235,19 @@ class Load:
 
 
 def check_graceful_end(directory: Path) -> None:
-    """Stop a service under load: all that it accepted is answered, and it ends by itself."""
+    """Stop a service under load: all that it accepted is answered, and it ends by itself soon after."""
     with process(directory) as (running, url):
         load = Load(url)
         while len(load.answered) < 2 * CLIENTS:
             assert running.poll() is None
         running.send_signal(signal.SIGTERM)
         _, log = running.communicate(timeout=60)
+        ended = time.monotonic()
         load.join()
         assert running.returncode == 0
+    assert ended - load.last_answer <= SECONDS_TO_END
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)  # no process of its group is left
     accepted = re.findall(r"POST /v1/chat/completions (\S+) ", log)
     assert set(accepted) == {"200"}
     assert load.answered == [200] * len(accepted), "a request that was accepted has no whole answer"
@@ -181,14 +257,14 @@ def check_graceful_end(directory: Path) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("time", range(2))
-def test_a_stop_answers_what_was_accepted(model_directory: Path, time: int) -> None:
+@pytest.mark.parametrize("repetition", range(2))
+def test_a_stop_answers_what_was_accepted(model_directory: Path, repetition: int) -> None:
     check_graceful_end(model_directory)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("time", range(20))
-def test_many_stops_answer_what_was_accepted(model_directory: Path, time: int) -> None:
+@pytest.mark.parametrize("repetition", range(20))
+def test_many_stops_answer_what_was_accepted(model_directory: Path, repetition: int) -> None:
     check_graceful_end(model_directory)
 
 

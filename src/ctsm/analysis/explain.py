@@ -11,8 +11,8 @@ Two maps show the state of a word, and they are not the same thing:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from ctsm.errors import CtsmError
 from ctsm.evaluation.fields import to_json
 from ctsm.models.base import Context, EmpatheticModel
 from ctsm.models.ctsm import CTSM
-from ctsm.nn.pointer import PointerGenerator
-from ctsm.serving.responder import Responder, Response, TokenEmotions
+from ctsm.nn.pointer import CopySource, PointerGenerator
+from ctsm.serving.responder import Collated, Responder, Response, TokenEmotions
 
 RELATION_WORDS = {
     "xIntent": "wanted (xIntent)",
@@ -105,15 +105,54 @@ def explain(responder: Responder, turns: Sequence[str], options: DecodingOptions
     with torch.inference_mode():
         collated = responder.collate([turns])
         encoded, replies = encode_and_decode(model, collated.batch, options or DecodingOptions(), perceive=True)
-        (response,) = responder.responses(collated, encoded, replies)
+        return Explainer(responder).explanation(Reading(collated, encoded), 0, turns, replies[0][0])
+
+
+class Reading(NamedTuple):
+    """Conversations that were encoded together, with their emotion maps."""
+
+    collated: Collated
+    encoded: Context
+
+
+class Explainer:
+    """Explains finished replies; holds what all explanations share.
+
+    Args:
+        responder: whose model `can_explain`.
+    """
+
+    def __init__(self, responder: Responder) -> None:
+        assert can_explain(responder.bundle.model)
+        self._responder, self._model = responder, responder.bundle.model
+        with torch.inference_mode():
+            reference_VE = self._model.inclination_of_words().cpu()
+            self._mean_E, self._deviation_E = reference_VE.mean(dim=0), reference_VE.std(dim=0, correction=0)
+
+    def explanation(self, reading: Reading, row: int, turns: Sequence[str], reply: Hypothesis) -> Explanation:
+        """Trace what the reply to one conversation of a batch rests on.
+
+        Args:
+            reading: the batch.
+            row: place of the conversation.
+            turns: the conversation.
+            reply: to it.
+        """
+        response = self._responder.response_of(*reading, row, [reply])
+        alone = _row_of(reading.encoded, row, len(reading.collated.kept[row].ids))
         return Explanation(
-            system=responder.bundle.config.model,
+            system=self._responder.bundle.config.model,
             turns=tuple(turns),
             response=response,
-            standardised=_standardised(model, encoded),
-            reply=_trace(model, encoded, replies[0][0], response.tokens),
-            rest=_rest(encoded),
+            standardised=self.standardised(response.context_tokens),
+            reply=_trace(self._model, alone, reply, response.tokens),
+            rest=_rest(reading.encoded, row),
         )
+
+    def standardised(self, words: Sequence[TokenEmotions]) -> tuple[tuple[float, ...], ...]:
+        """Return the inclination of words [S, E] in standard deviations from the mean over the vocabulary."""
+        inclination_SE = torch.tensor([word.inclination for word in words]).reshape(len(words), len(self._mean_E))
+        return tuple(map(tuple, ((inclination_SE - self._mean_E) / self._deviation_E).tolist()))
 
 
 def can_explain(model: EmpatheticModel) -> TypeGuard[CTSM]:
@@ -121,19 +160,23 @@ def can_explain(model: EmpatheticModel) -> TypeGuard[CTSM]:
     return isinstance(model, CTSM) and model.options.without != "SEE"
 
 
-def _standardised(model: CTSM, encoded: Context) -> tuple[tuple[float, ...], ...]:
-    """Return the inclination [S - 1, E] in standard deviations from the mean over the vocabulary, by emotion."""
-    assert encoded.perception is not None
-    reference_VE = model.inclination_of_words()
-    inclination_SE = encoded.perception.inclination[0, 1:]
-    values = (inclination_SE - reference_VE.mean(dim=0)) / reference_VE.std(dim=0, correction=0)
-    return tuple(map(tuple, values.tolist()))
+def _row_of(encoded: Context, row: int, length: int) -> Context:
+    """Cut out of a batch, without padding, what decoding needs of one conversation."""
+    return replace(
+        encoded,
+        memory=encoded.memory[row : row + 1, :length],
+        real=encoded.real[row : row + 1, :length],
+        source=CopySource(*(field[row : row + 1, :length] for field in encoded.source)),
+        start=encoded.start[row : row + 1],
+        emotion_logits=None,
+        perception=None,
+    )
 
 
-def _rest(encoded: Context) -> float | None:
+def _rest(encoded: Context, row: int) -> float | None:
     assert encoded.perception is not None
     attention = encoded.perception.attention
-    return None if attention is None else float(attention[0, 0])
+    return None if attention is None else float(attention[row, 0])
 
 
 def _trace(model: CTSM, encoded: Context, reply: Hypothesis, tokens: Sequence[str]) -> tuple[ReplyWord, ...]:

@@ -260,7 +260,9 @@ def _distribution(figure: Figure, page: _Page) -> None:
 
 
 def _inferences(figure: Figure, page: _Page) -> None:
-    """Write the inferences that the model read, in the right column."""
+    """Write the inferences that the model read, in the right column; a notice stands without them."""
+    if not page.explanation.response.inferences:
+        return
     axes = page.axes(figure, page.tops["trait"], 5 * TRAIT + GAP, page.right, RIGHT)
     axes.set_axis_off()
     _title(axes, f"Inferred (first {MAX_PHRASES} of each)")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from ctsm.analysis.explain import Reading
 from ctsm.decoding.beam import beam_steps
 from ctsm.decoding.greedy import greedy_choice
 from ctsm.decoding.sampling import random_numbers, sampled_choice
 from ctsm.decoding.single import Choose, Hypothesis, Paths
 from ctsm.models.base import Context, EmpatheticModel
 from ctsm.serving.readable import ReadableReply
-from ctsm.serving.responder import Collated, Responder, Response
+from ctsm.serving.responder import GREEDY, Collated, Responder, Response
 from ctsm.serving.tasks import (
-    CallTask,
     Ended,
     Event,
+    ExplainTask,
     Finished,
     FinishReason,
     Perceived,
@@ -59,28 +61,26 @@ def start_cohort(responder: Responder, tasks: Sequence[Task], tell: Tell) -> Coh
         tasks: of one group.
         tell: takes the events of a task.
     """
-    first = tasks[0]
-    if isinstance(first, ReplyTask):
-        replies = [task for task in tasks if isinstance(task, ReplyTask)]
-        kind = BeamCohort if first.options.method == "beam" else PathsCohort
-        return kind(responder, replies, tell)
-    return AtOnce(responder, tasks, tell)
+    if explaining := [task for task in tasks if isinstance(task, ExplainTask)]:
+        return ExplainCohort(responder, explaining, tell)
+    if reading := [task for task in tasks if isinstance(task, ReadTask)]:
+        return ReadCohort(responder, reading, tell)
+    replies = [task for task in tasks if isinstance(task, ReplyTask)]
+    kind = BeamCohort if replies[0].method == "beam" else PathsCohort
+    return kind(responder, replies, tell)
 
 
-class AtOnce:
-    """Tasks that are done in one step: they do not decode."""
+class ReadCohort:
+    """Conversations that are read and not answered: all is done in one step."""
 
-    def __init__(self, responder: Responder, tasks: Sequence[Task], tell: Tell) -> None:
+    def __init__(self, responder: Responder, tasks: Sequence[ReadTask], tell: Tell) -> None:
         self.tasks = tasks
         self.rows = sum(task.rows for task in tasks)
         self._responder, self._tell = responder, tell
 
     def step(self) -> bool:
         """Do all of it."""
-        for task in self.tasks:
-            if isinstance(task, CallTask) and not task.cancelled:
-                self._tell(task, Finished(task.function(self._responder)))
-        reading = [task for task in self.tasks if isinstance(task, ReadTask) and not task.cancelled]
+        reading = [task for task in self.tasks if not task.cancelled]
         if reading:
             conversations = [turns for task in reading for turns in task.conversations]
             responses = iter(_perceive(self._responder, conversations, maps=True)[2])
@@ -171,6 +171,52 @@ class PathsCohort:
         if not self._open[reply.task]:
             self._tell(reply.task, Finished())
         return False
+
+
+class ExplainCohort:
+    """Greedy replies that are traced. A step adds a word to each and traces one that has ended."""
+
+    def __init__(self, responder: Responder, tasks: Sequence[ExplainTask], tell: Tell) -> None:
+        self.tasks = tasks
+        self._tell = tell
+        model, collated = responder.bundle.model, responder.collate([task.turns for task in tasks])
+        encoded = model.encode(collated.batch, perceive=True)
+        self._reading = Reading(collated, encoded)
+        self._paths: Paths | None = Paths(model, encoded, greedy_choice(model, encoded, GREEDY))
+        self._ended = deque[tuple[int, Hypothesis]]()
+
+    @property
+    def rows(self) -> int:
+        """One for each reply that goes on or is to be traced."""
+        return len(self._ended) + (0 if self._paths is None else len(self._paths.rows))
+
+    def step(self) -> bool:
+        """Say one word of each reply, trace one."""
+        if self._paths is not None:
+            self._add_words(self._paths)
+        while self._ended:
+            row, reply = self._ended.popleft()
+            task = self.tasks[row]
+            if not task.cancelled:
+                self._tell(task, Finished(task.explainer.explanation(self._reading, row, task.turns, reply)))
+                break
+        return self.rows > 0
+
+    def _add_words(self, paths: Paths) -> None:
+        going = []
+        words = paths.step().tolist()
+        for place, (row, word) in enumerate(zip(paths.rows.tolist(), words, strict=True)):
+            if self.tasks[row].cancelled:
+                continue
+            if word != EOS and paths.said.shape[1] < GREEDY.max_tokens:
+                going.append(place)
+                continue
+            said = paths.said[place].tolist()
+            self._ended.append((row, Hypothesis(said[:-1] if word == EOS else said, float(paths.total[place]))))
+        if not going:
+            self._paths = None
+        elif len(going) < len(words):
+            paths.keep(torch.tensor(going, device=paths.rows.device))
 
 
 class BeamCohort:

@@ -55,7 +55,7 @@ class Engine:
         self._running: set[Task] = set()
         self._told: list[tuple[Task, Event]] = []
         self._changed = threading.Condition()
-        self._stopping = False
+        self._draining = self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ctsm-engine", daemon=True)
         self._warm = threading.Event()
         self._warm_up_error: Exception | None = None
@@ -72,8 +72,8 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether tasks are accepted and computed."""
-        return self._warm.is_set() and self._thread.is_alive() and not self._stopping
+        """Whether new tasks should come."""
+        return self._warm.is_set() and self._thread.is_alive() and not (self._draining or self._stopping)
 
     def start(self) -> None:
         """Start the thread and return when it has made a first reply, so that the next ones are quick.
@@ -86,6 +86,13 @@ class Engine:
         if self._warm_up_error is not None:
             self._thread.join()
             raise self._warm_up_error
+
+    def drain(self) -> None:
+        """Be no longer `ready`. Tasks are still taken: those of requests that the server has accepted already.
+
+        Takes no lock, so a signal handler can call it.
+        """
+        self._draining = True
 
     def stop(self) -> None:
         """Compute what was accepted, then end the thread."""

@@ -70,11 +70,12 @@ class Response:
         emotion: the most probable emotion of the context; None from a model without an emotion head.
         probabilities: probability of each of the 32 emotions, by name; empty from a model without an emotion head.
         context_tokens: emotions perceived at each word of the context.
-        inferences: phrases inferred from the last turn, by relation.
+        inferences: phrases inferred from the last turn, by relation; none with a notice.
         truncated: whether the beginning of a long context was left out.
         alternatives: further readable replies, from the second best on, where n-best decoding was asked for.
         notice: the care notice where a turn of the speaker suggests self-harm or danger, else None. With a notice,
-            `text` is the notice, and there are no tokens and no alternatives; the emotions are given all the same.
+            `text` is the notice, and there are no tokens, alternatives and inferences (their phrases can be violent);
+            the emotions are given all the same.
     """
 
     text: str
@@ -185,25 +186,26 @@ class Responder:
         self, collated: Collated, encoded: Context, replies: Sequence[Sequence[Hypothesis]]
     ) -> list[Response]:
         """Put into words what `encode_and_decode` made of collated conversations."""
-        probabilities = _probabilities(encoded)
-        responses = []
-        for row, hypotheses in enumerate(replies):
-            context, kept, notice = collated.contexts[row], collated.kept[row], collated.notices[row]
-            tokens, *others = (tuple(self.bundle.vocabulary.words_of(reply.words, context.oov)) for reply in hypotheses)
-            response = Response(
-                text=detokenise(tokens),
-                tokens=tokens,
-                emotion=max(probabilities[row], key=probabilities[row].__getitem__, default=None),
-                probabilities=probabilities[row],
-                context_tokens=self._token_emotions(encoded, row, kept),
-                inferences=dict(zip(RELATIONS, collated.inferences[row], strict=True)),
-                truncated=kept is not context,
-                alternatives=tuple(map(detokenise, others)),
-            )
-            if notice is not None:
-                response = replace(response, text=notice, tokens=(), alternatives=(), notice=notice)
-            responses.append(response)
-        return responses
+        return [self.response_of(collated, encoded, row, hypotheses) for row, hypotheses in enumerate(replies)]
+
+    def response_of(self, collated: Collated, encoded: Context, row: int, hypotheses: Sequence[Hypothesis]) -> Response:
+        """Put one row of a batch into words; `hypotheses` are its replies, best first."""
+        context, kept, notice = collated.contexts[row], collated.kept[row], collated.notices[row]
+        tokens, *others = (tuple(self.bundle.vocabulary.words_of(reply.words, context.oov)) for reply in hypotheses)
+        probabilities = _probabilities(encoded, row)
+        response = Response(
+            text=detokenise(tokens),
+            tokens=tokens,
+            emotion=max(probabilities, key=probabilities.__getitem__, default=None),
+            probabilities=probabilities,
+            context_tokens=self._token_emotions(encoded, row, kept),
+            inferences=dict(zip(RELATIONS, collated.inferences[row], strict=True)),
+            truncated=kept is not context,
+            alternatives=tuple(map(detokenise, others)),
+        )
+        if notice is None:
+            return response
+        return replace(response, text=notice, tokens=(), alternatives=(), inferences={}, notice=notice)
 
     def _batch(self, contexts: list[EncodedContext], inferences: list[Inferences], utterances: list[str]) -> Batch:
         """Collate contexts and what the model needs of them; there are no gold labels or replies."""
@@ -272,12 +274,11 @@ def _phrase_words(phrase: str) -> tuple[str, ...]:
     return tuple(tokenise(phrase))
 
 
-def _probabilities(encoded: Context) -> list[dict[str, float]]:
-    """Return the probabilities of the emotions for each context, by name; none without an emotion head."""
+def _probabilities(encoded: Context, row: int) -> dict[str, float]:
+    """Return the probabilities of the emotions for one context, by name; none without an emotion head."""
     if encoded.emotion_logits is None:
-        return [{} for _ in encoded.memory]
-    rows = torch.softmax(encoded.emotion_logits.float(), dim=-1).tolist()
-    return [dict(zip(EMOTIONS, row, strict=True)) for row in rows]
+        return {}
+    return dict(zip(EMOTIONS, torch.softmax(encoded.emotion_logits[row].float(), dim=-1).tolist(), strict=True))
 
 
 def check_conversation(turns: Sequence[str], place: str = "") -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,14 @@ from ctsm.files import describe_os_error
 from ctsm.serving.limits import Limits
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
+
+    from ctsm.serving.api.server import Server
 
 GRACE = 5.0
 """Seconds that a stop waits beyond the longest request."""
+BACKLOG = 2_048
+"""Connections that may wait to be accepted."""
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -76,17 +79,35 @@ def serve(
         service.engine.start()
         try:
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-            server = make_server(create_app(service, keys, origins), limits)
-            with _quiet_end():
-                _announce(listener, service.name, bool(keys))
+            server = make_server(
+                create_app(service, keys, origins),
+                limits,
+                started=lambda: _announce(listener, service.name, bool(keys)),
+                ending=service.engine.drain,
+            )
+            with _ended_by_signals(server):
                 server.run(sockets=[listener])
         finally:
             service.engine.stop()
 
 
-def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
-    """Return a server that logs no addresses of clients and no queries, and ends when all requests are answered."""
+def make_server(
+    app: FastAPI,
+    limits: Limits,
+    started: Callable[[], None] = lambda: None,
+    ending: Callable[[], None] = lambda: None,
+) -> Server:
+    """Return a server that logs no addresses of clients and no queries, and ends when all requests are answered.
+
+    Args:
+        app: the application.
+        limits: of requests.
+        started: called when connections are accepted.
+        ending: called in the main thread, at any place, when a signal asks for the end.
+    """
     import uvicorn
+
+    from ctsm.serving.api.server import Server
 
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = uvicorn.Config(
@@ -94,14 +115,18 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=int(limits.timeout + GRACE),
     )
-    return uvicorn.Server(config)
+    return Server(config, started, ending)
 
 
 @contextmanager
 def listening(address: Address) -> Iterator[socket.socket]:
     """Take the address before the model is loaded: it is quick to say that it is in use.
+
+    Who connects from now on waits until the model is loaded. Only a socket that listens has the address to itself: two
+    that are bound can share it.
 
     Raises:
         CtsmError: it cannot be used.
@@ -119,6 +144,7 @@ def listening(address: Address) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(target)
+            listener.listen(BACKLOG)
         except (OSError, OverflowError) as error:
             reasons = {
                 errno.EADDRINUSE: "is in use by another program; choose another --port",
@@ -131,9 +157,12 @@ def listening(address: Address) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Let the server end quietly: it raises the signals that ended it once more, which would kill the process."""
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def _ended_by_signals(server: Server) -> Iterator[None]:
+    """Let signals end the server, also those that come before it runs.
+
+    At its end it raises those that came while it ran once more, which must not kill the process either.
+    """
+    handlers = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

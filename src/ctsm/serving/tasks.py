@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ctsm.analysis.explain import Explainer
 from ctsm.decoding.options import DecodingOptions
-from ctsm.serving.responder import MAX_CONTEXT, Responder, Response
+from ctsm.serving.responder import MAX_CONTEXT, Response
 
 LENGTHS = (64, 128, 256)
 """Contexts up to each of these lengths are computed together; longer ones are a class of their own."""
@@ -68,7 +70,7 @@ Event = Perceived | Piece | Ended | Finished | Failed
 
 
 @dataclass(eq=False)
-class Task:
+class Task(ABC):
     """Something to compute; made in the event loop that waits for it.
 
     Attributes:
@@ -84,14 +86,14 @@ class Task:
     cancelled: bool = field(default=False, init=False)
 
     @property
+    @abstractmethod
     def method(self) -> str:
         """Cohorts of different methods do not wait for each other."""
-        return "call"
 
     @property
+    @abstractmethod
     def group(self) -> Hashable:
         """Tasks of the same group can be computed together."""
-        return id(self)
 
     @property
     def rows(self) -> int:
@@ -162,10 +164,28 @@ class ReadTask(Task):
 
 
 @dataclass(eq=False)
-class CallTask(Task):
-    """Anything else that needs the model: `function` runs alone on the engine's thread; its result is the task's."""
+class ExplainTask(Task):
+    """Reply greedily to a conversation and trace what the reply rests on; the result is an `Explanation`.
 
-    function: Callable[[Responder], Any]
+    Attributes:
+        turns: what was said, the speaker first and last.
+        length: tokens of the conversation.
+        explainer: of the engine's responder.
+    """
+
+    turns: Turns
+    length: int
+    explainer: Explainer
+
+    @property
+    def method(self) -> str:
+        """Explaining is a method of its own."""
+        return "explain"
+
+    @property
+    def group(self) -> Hashable:
+        """All are explained alike."""
+        return self.method, _length_class(self.length)
 
 
 def _length_class(length: int) -> int:

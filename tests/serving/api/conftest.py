@@ -20,7 +20,6 @@ from ctsm.serving.api.app import create_app
 from ctsm.serving.api.service import Service
 from ctsm.serving.limits import Limits
 from ctsm.serving.serve import Address, listening, make_server
-from ctsm.serving.tasks import CallTask
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Served:
 
     service: Service
     port: int
+    hold: Callable[[threading.Event], Any]
 
     @property
     def url(self) -> str:
@@ -44,17 +44,14 @@ class Served:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Keep the engine's thread occupied."""
-        begun, over = threading.Event(), threading.Event()
+        over = threading.Event()
 
-        def occupy(_responder: Any) -> None:
-            begun.set()
-            over.wait(60)
+        async def make() -> Any:
+            return self.hold(over)
 
-        async def make() -> CallTask:
-            return CallTask(function=occupy)
-
-        self.service.engine.submit(asyncio.run(make()))
-        assert begun.wait(60)
+        held = asyncio.run(make())
+        self.service.engine.submit(held)
+        assert held.begun.wait(60)
         try:
             yield
         finally:
@@ -62,7 +59,13 @@ class Served:
 
 
 @contextmanager
-def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tuple[str, ...]) -> Iterator[Served]:
+def serving(
+    directory: Path,
+    limits: Limits,
+    keys: tuple[str, ...],
+    origins: tuple[str, ...],
+    hold: Callable[[threading.Event], Any],
+) -> Iterator[Served]:
     service = Service(ctsm.load(directory), limits)
     service.engine.start()
     server = make_server(create_app(service, keys, origins), limits)
@@ -73,7 +76,7 @@ def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tup
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.005)
-            yield Served(service, listener.getsockname()[1])
+            yield Served(service, listener.getsockname()[1], hold)
         finally:
             server.should_exit = True
             thread.join(60)
@@ -82,13 +85,15 @@ def serving(directory: Path, limits: Limits, keys: tuple[str, ...], origins: tup
 
 
 @pytest.fixture(scope="session")
-def serve_with(model_directory: Path) -> Callable[..., AbstractContextManager[Served]]:
+def serve_with(
+    model_directory: Path, hold: Callable[[threading.Event], Any]
+) -> Callable[..., AbstractContextManager[Served]]:
     """Start a service of one's own: `with serve_with(max_queue=3) as served`."""
 
     def start(
         keys: tuple[str, ...] = (), origins: tuple[str, ...] = (), **limits: Any
     ) -> AbstractContextManager[Served]:
-        return serving(model_directory, Limits(**limits), keys, origins)
+        return serving(model_directory, Limits(**limits), keys, origins, hold)
 
     return start
 

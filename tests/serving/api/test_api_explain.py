@@ -68,12 +68,27 @@ def test_the_explained_reply_is_the_one_that_chat_gives(served: Any) -> None:
     assert explained["probabilities"] == pytest.approx(chat["ctsm"]["probabilities"], abs=1e-5)
 
 
-def test_a_notice_withholds_the_reply(served: Any) -> None:
+def test_a_notice_withholds_the_reply_and_makes_none(
+    served: Any, model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = served.service.engine._responder.bundle.model
+    steps = list[object]()
+    monkeypatch.setattr(model, "decode", lambda *_: steps.append(None))
     with served.http() as http:
         for turns in ([DANGER], [DANGER, "I see.", "Thank you."]):
             body = http.post("/v1/explain", json={"messages": messages_of(turns)}).json()
             assert body["notice"] == NOTICE
             assert body["reply"] == {"content": NOTICE, "words": []}
+            assert body["inferences"] == {}
+            expected = explain(ctsm.load(model_directory, care=False), turns)
+            assert body["probabilities"] == pytest.approx(expected.response.probabilities, abs=1e-6)
+            for shown, word, standardised in zip(body["tokens"], expected.words, expected.standardised, strict=True):
+                assert (shown["token"], shown["state"]) == (word.token, pytest.approx(word.state, abs=1e-6))
+                assert (shown["intensity"], shown["attention"]) == pytest.approx(
+                    (word.intensity, word.attention), abs=1e-6
+                )
+                assert shown["standardised"] == pytest.approx(standardised, abs=1e-4)
+    assert not steps, "a reply was made"
 
 
 def test_errors_have_openais_format(served: Any) -> None:

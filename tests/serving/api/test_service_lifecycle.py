@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
+from ctsm.serving.api.app import create_app
+from ctsm.serving.limits import Limits
+from ctsm.serving.serve import make_server
 
 AXES = ("valence", "arousal", "dominance")
 ASKED = {"model": "ctsm", "messages": [{"role": "user", "content": "A zebra chased me."}], "max_tokens": 5}
@@ -153,6 +158,18 @@ def test_a_service_that_stops_says_so(serve_with: Any) -> None:
         assert (answer.status_code, answer.json()) == (503, {"status": "stopping"})
         answer = http.post("/v1/chat/completions", json=ASKED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+        assert http.get("/healthz").status_code == 200
+
+
+def test_from_the_signal_on_it_is_not_ready_but_answers_what_comes(serve_with: Any) -> None:
+    """As long as its connections are open: uvicorn closes them when they are answered."""
+    with serve_with() as served, served.http() as http:
+        server = make_server(create_app(served.service), Limits(), ending=served.service.engine.drain)
+        server.handle_exit(signal.SIGTERM, None)
+        assert server.should_exit
+        answer = http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "stopping"})
+        assert http.post("/v1/chat/completions", json=ASKED).status_code == 200
         assert http.get("/healthz").status_code == 200
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request
 
-from ctsm.analysis.explain import Explanation, explain
+from ctsm.analysis.explain import Explanation
 from ctsm.serving.api.bodies import ExplainedReply, ExplainedToken, ExplainRequest, ExplanationBody, SaidWord
 from ctsm.serving.api.conversation import conversation_of
 from ctsm.serving.api.emotions import token_facts
 from ctsm.serving.api.errors import ApiError, documented
 from ctsm.serving.api.presence import unless_gone
 from ctsm.serving.api.service import Service
-from ctsm.serving.tasks import CallTask
+from ctsm.serving.responder import Response, TokenEmotions
+from ctsm.serving.tasks import ExplainTask, ReadTask
 
 
 def explain_router(service: Service) -> APIRouter:
@@ -28,38 +31,62 @@ def explain_router(service: Service) -> APIRouter:
         """Reply greedily and tell emotions, weights and traits of each word, the inferences, and what was copied."""
         service.require_model(body.model)
         conversation = conversation_of(body.messages, "messages")
-        if not service.can_explain:
+        explainer = service.explainer
+        if explainer is None:
             message = f"The model {service.name} does not perceive emotions word by word, so it cannot be explained."
             raise ApiError(400, message, "cannot_explain", "model")
         notice = service.notice(conversation.turns)
-        task = CallTask(lambda responder: explain(responder, conversation.turns))
-        return _body(service, await unless_gone(request, service.result(task)), notice)
+        if notice is None:
+            explain = ExplainTask(turns=conversation.turns, length=conversation.tokens, explainer=explainer)
+            return _body(service, await unless_gone(request, service.result(explain)))
+        read = ReadTask(conversations=(conversation.turns,), length=conversation.tokens)
+        (reading,) = await unless_gone(request, service.result(read))
+        return _withheld(service, reading, explainer.standardised(reading.context_tokens), notice)
 
     return router
 
 
-def _body(service: Service, explanation: Explanation, notice: str | None) -> ExplanationBody:
+def _body(service: Service, explanation: Explanation) -> ExplanationBody:
     response = explanation.response
-    words = [] if notice else explanation.reply
     return ExplanationBody(
         model=service.name,
         emotions=service.emotions,
         emotion=response.emotion,
         probabilities=response.probabilities,
-        tokens=[
-            ExplainedToken(
-                **token_facts(token),
-                standardised=list(standardised),
-                intensity=token.intensity,
-                attention=token.attention,
-            )
-            for token, standardised in zip(explanation.words, explanation.standardised, strict=True)
-        ],
+        tokens=_tokens(explanation.words, explanation.standardised),
         reply=ExplainedReply(
-            content=notice or response.text,
-            words=[SaidWord(token=word.token, copied=word.copied, weights=list(word.weights)) for word in words],
+            content=response.text,
+            words=[
+                SaidWord(token=word.token, copied=word.copied, weights=list(word.weights)) for word in explanation.reply
+            ],
         ),
         inferences={relation: list(phrases) for relation, phrases in response.inferences.items()},
         truncated=response.truncated,
+        notice=None,
+    )
+
+
+def _withheld(
+    service: Service, reading: Response, standardised: Sequence[Sequence[float]], notice: str
+) -> ExplanationBody:
+    """Tell what the model perceives and nothing that it says or infers."""
+    return ExplanationBody(
+        model=service.name,
+        emotions=service.emotions,
+        emotion=reading.emotion,
+        probabilities=reading.probabilities,
+        tokens=_tokens(reading.context_tokens, standardised),
+        reply=ExplainedReply(content=notice, words=[]),
+        inferences={},
+        truncated=reading.truncated,
         notice=notice,
     )
+
+
+def _tokens(words: Sequence[TokenEmotions], standardised: Sequence[Sequence[float]]) -> list[ExplainedToken]:
+    return [
+        ExplainedToken(
+            **token_facts(word), standardised=list(values), intensity=word.intensity, attention=word.attention
+        )
+        for word, values in zip(words, standardised, strict=True)
+    ]

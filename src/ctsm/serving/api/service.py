@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from ctsm.analysis.explain import can_explain
+from ctsm.analysis.explain import Explainer, can_explain
 from ctsm.care import notice_for_conversation
 from ctsm.corpus.emotions import EMOTIONS
 from ctsm.errors import CtsmError
@@ -39,7 +39,7 @@ class Service:
         self.name = name or "-".join(filter(None, [bundle.config.model, bundle.config.variant]))
         self.created = int((bundle.directory / CONFIG).stat().st_mtime)
         self.emotions = list(EMOTIONS)
-        self.can_explain = can_explain(bundle.model)
+        self.explainer = Explainer(responder) if can_explain(bundle.model) else None
         self.metrics = Metrics()
         self.engine = Engine(responder, limits.max_queue, self.metrics.rows.observe)
         self.metrics.waiting.set_function(lambda: self.engine.waiting)
