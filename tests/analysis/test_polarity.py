@@ -172,6 +172,7 @@ def test_the_verb_prints_and_writes_the_study(
     assert "(polarity.svg)" in page
     value = json.loads((tmp_path / "out" / "polarity.json").read_text(encoding="utf-8"))
     assert len(value["readings"]) == 2 * (1 + len(SEEDS))
+    assert all(set(emotion) == {"word", "stand_in", "trait", "state"} for emotion in value["emotions"])
     assert (tmp_path / "out" / "polarity.svg").read_bytes().startswith(b"<?xml")
 
 

@@ -68,3 +68,17 @@ def test_a_difference_is_a_tie_only_where_the_words_are_close_there(
 @pytest.mark.parametrize("words", [(), ("--stream",)])
 def test_much_load(model_directory: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     check_load(model_directory, tmp_path / "outcome.json", 64, 50, *words)
+
+
+def test_the_docs_have_the_numbers_of_the_record() -> None:
+    root = Path(__file__).parents[2]
+    record = json.loads((root / "docs" / "results" / "serve" / "load.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "serving.md").read_text(encoding="utf-8")
+    for name, key in (("default (2)", "default"), ("`--threads 1`", "one_thread")):
+        one = record[key]
+        counts = f"{one['requests']:,} | {one['errors']} | {one['different']} | {one['per_second']:.0f}"
+        times = " | ".join(f"{one[percentile]:.2f} s" for percentile in ("p50", "p99", "slowest"))
+        assert f"| {name} | {counts} | {times} |" in page
+    default = record["default"]
+    said = f"{default['per_second']:.0f} replies/s, p50 {default['p50']:.2f} s, p99 {default['p99']:.2f} s, no error"
+    assert said in " ".join((root / "README.md").read_text(encoding="utf-8").split())

@@ -26,7 +26,10 @@ def write_polarity(study: PolarityStudy, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"polarity.{suffix}" for suffix in ("svg", "json", "md")]
     save_figure(figure, paths[0])
-    write_json(paths[1], {"seeds": list(SEEDS), "bands": list(BANDS), **to_json(study)})
+    values = to_json(study)
+    for emotion in values["emotions"]:
+        del emotion["vad"]  # a record may be published, the lexicon's values may not
+    write_json(paths[1], {"seeds": list(SEEDS), "bands": list(BANDS), **values})
     with atomic_file(paths[2], "w") as stream:
         stream.write(polarity_markdown(study, paths[0].name))
     return paths
