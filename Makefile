@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo model test test-long test-models test-real fuzz check format clean
+.PHONY: help install demo model test test-long test-models test-real test-cuda fuzz check format clean
 
 help:
 	@echo "make demo       prepare the built-in sample, train a small CTSM, evaluate it, answer three situations"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long  kill and resume tests that take longer"
 	@echo "make test-models  every system overfits 32 conversations (minutes for each)"
 	@echo "make test-real  tests on the real data in CTSM_DATA"
+	@echo "make test-cuda  tests on a GPU"
 	@echo "make fuzz       50,000 requests of all kinds to the service"
 	@echo "make check      lint, format and strict types"
 	@echo "make format     format the code"
@@ -30,7 +31,7 @@ model: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/model.sh
 
 test: install
-	$(BIN)/python -m pytest -m "not long and not models and not real"
+	$(BIN)/python -m pytest -m "not long and not models and not real and not cuda"
 
 test-long: install
 	$(BIN)/python -m pytest -m long
@@ -40,6 +41,9 @@ test-models: install
 
 test-real: install
 	$(BIN)/python -m pytest -m real
+
+test-cuda: install
+	$(BIN)/python -m pytest -m cuda
 
 fuzz: install
 	CTSM_FUZZ_CASES=50000 $(BIN)/python -m pytest tests/serving/api/test_api_fuzz.py tests/serving/api/test_api_schema.py

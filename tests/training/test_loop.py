@@ -264,7 +264,7 @@ def test_time_is_counted_once(
         now += 100.0
         return score_examples(*arguments, **options)
 
-    monkeypatch.setattr(loop, "noam_rate", step)
+    monkeypatch.setattr("ctsm.training.step.noam_rate", step)
     monkeypatch.setattr(loop, "score_examples", evaluate)
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
     progress = train(tiny_config, prepared, tmp_path / "run", resume=False).progress

@@ -11,8 +11,7 @@ from torch import Tensor
 from ctsm.config import RunConfig
 from ctsm.corpus.batches import Batch
 from ctsm.models.base import EmpatheticModel
-from ctsm.training.device import loss_function
-from ctsm.training.loop import ADAM, take_step
+from ctsm.training.step import Stepper, adam
 
 Precision = Literal["fp32", "bf16"]
 
@@ -24,19 +23,30 @@ class FastTrainer:
         model: in training mode.
         config: schedule, sizes and whether to compile.
         done: steps that count as taken before: a model with phases is in the one that comes after them.
+        optimizer: one that has taken steps already; None for a new one.
+        record: whether steps on a GPU may be recorded.
     """
 
-    def __init__(self, model: EmpatheticModel, config: RunConfig, done: int = 0) -> None:
+    def __init__(
+        self,
+        model: EmpatheticModel,
+        config: RunConfig,
+        done: int = 0,
+        optimizer: torch.optim.Optimizer | None = None,
+        record: bool = True,
+    ) -> None:
         self.model = model
         self.iteration = done
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
-        self._configs: dict[Precision, RunConfig] = {
-            "fp32": replace(config, training=replace(config.training, precision="fp32")),
-            "bf16": replace(config, training=replace(config.training, precision="bf16")),
+        self.optimizer = optimizer or adam(model)
+        precisions: tuple[Precision, ...] = ("fp32", "bf16")
+        self._steppers: dict[Precision, Stepper] = {
+            precision: Stepper(
+                model, self.optimizer, replace(config, training=replace(config.training, precision=precision)), record
+            )
+            for precision in precisions
         }
-        self._loss = loss_function(model, config.training)
 
     def step(self, batch: Batch, precision: Precision) -> dict[str, Tensor]:
         """Take one step; returns the losses without waiting for the device."""
         self.iteration += 1
-        return take_step(self.model, self.optimizer, self._loss, batch, self._configs[precision], self.iteration)
+        return self._steppers[precision](batch, self.iteration)

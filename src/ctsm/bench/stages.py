@@ -70,11 +70,12 @@ class StageTimer:
 
 
 def uncompiled(trainer: FastTrainer, config: RunConfig) -> FastTrainer:
-    """Return a trainer that goes on where another one is, but whose steps have stages: a compiled step has none."""
+    """Return a trainer that goes on where another one is, but whose steps have stages.
+
+    A compiled or recorded step has none.
+    """
     plain_config = replace(config, training=replace(config.training, compile=False))
-    plain = FastTrainer(trainer.model, plain_config, done=trainer.iteration)
-    plain.optimizer = trainer.optimizer
-    return plain
+    return FastTrainer(trainer.model, plain_config, trainer.iteration, trainer.optimizer, record=False)
 
 
 def profiled(

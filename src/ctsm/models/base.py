@@ -6,6 +6,7 @@ Axes: B batch, S source positions, T target positions, D hidden, V vocabulary, E
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -120,6 +121,7 @@ class EmpatheticModel(nn.Module, ABC):
         generator: the output layer.
         step: number of the training step, from 1, that the trainer sets before every call of `loss`; 0 outside
             training. Schedules of a model's own read it in `schedule`.
+        phase: what `schedule` returned for the step.
         training_only: names of the model's own parts that `loss` alone uses; a model loaded to reply lacks them.
     """
 
@@ -133,6 +135,7 @@ class EmpatheticModel(nn.Module, ABC):
         self.options = options
         self.vocabulary_size = vocabulary_size
         self._step = 0
+        self.phase: Hashable | None = ""
 
     @property
     def step(self) -> int:
@@ -142,13 +145,18 @@ class EmpatheticModel(nn.Module, ABC):
     @step.setter
     def step(self, step: int) -> None:
         self._step = step
-        self.schedule()
+        self.phase = self.schedule()
 
-    def schedule(self) -> None:
-        """Work out what depends on the step, after it was set.
+    def schedule(self) -> Hashable | None:
+        """Work out what depends on the step, after it was set, and return the phase.
 
         `loss` reads the outcome (a flag, a tensor) and never the step: it would be compiled anew at every step.
+
+        Returns:
+            What of the schedule decides which operations `loss` has, beside the shapes of its batch; None where that
+            depends on the data or waits for the device: such a step is not recorded on a GPU.
         """
+        return ""
 
     @abstractmethod
     def install(self, tables: WordTables) -> None:

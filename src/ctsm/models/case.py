@@ -207,9 +207,9 @@ class CASE(EmpatheticModel):
             self.embedding.weight[PAD].zero_()
             self.intensity.copy_(tables.intensity)
 
-    def schedule(self) -> None:
-        """Tell whether the step is one of pre-training."""
+    def schedule(self) -> bool:
         self.pretraining = 0 < self.step <= self.options.pretrain_steps
+        return self.pretraining  # it computes only a part of the loss
 
     def encode(self, batch: Batch, perceive: bool = False) -> AlignedContext:  # noqa: ARG002 - there are no maps to show
         """Encode the contexts with both graphs; only the loss needs the posterior and the alignments."""

@@ -282,13 +282,17 @@ class EmpDG(EmpatheticModel):
             terms["adversarial"] = terms["adversarial"] + each.adversarial.mean()
         return Losses(total, terms)
 
-    def schedule(self) -> None:
-        """Tell whether the discriminators learn in this step, and whether they act on the generator."""
+    def schedule(self) -> str | None:
+        """Tell whether the discriminators learn in this step, and whether they act on the generator.
+
+        A step in which they learn chooses examples and replies word by word, so it cannot be recorded.
+        """
         options: EmpDGOptions = self.options
         self.acting = self.step > options.generator_steps + options.discriminator_steps
         self.learning = self.step > options.generator_steps
         if self.acting:
             self.learning = self.step % options.adversarial_every == 0
+        return None if self.learning else ""
 
     def _look_up(self, *words: Tensor) -> list[Tensor]:
         """Embed several id tensors in one look-up, scaled by sqrt(d): each [B, W] becomes [B, W, D]."""

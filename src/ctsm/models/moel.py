@@ -413,9 +413,10 @@ class MoEL(EmpatheticModel):
         total = target_sum(smoothed.loss, target_N) + options.emotion_weight * emotion
         return Losses(total, {"generation": target_mean(smoothed.nll, target_N), "emotion": emotion})
 
-    def schedule(self) -> None:
-        """Put the oracle's probability where the model computes."""
+    def schedule(self) -> str:
+        """Put the oracle's probability where the model computes; its steps have no phases."""
         self.oracle.fill_(self.oracle_probability())
+        return ""
 
     def oracle_probability(self) -> float:
         """Probability that the gold emotion chooses the listener in the training step `step`."""

@@ -27,15 +27,13 @@ from ctsm.evaluation.scoring import score_examples
 from ctsm.files import exclusive, read_json, remove_leftovers, write_json
 from ctsm.memory import trim_memory
 from ctsm.models import model_class
-from ctsm.models.base import EmpatheticModel, Losses, WordTables
+from ctsm.models.base import EmpatheticModel, WordTables
 from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
-from ctsm.nn.precision import bf16_products
 from ctsm.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from ctsm.training.device import loss_function, training_examples
+from ctsm.training.device import training_examples
 from ctsm.training.reporter import Reporter, tensorboard_writer
-from ctsm.training.schedule import noam_rate
+from ctsm.training.step import Stepper, adam
 
-ADAM = {"betas": (0.9, 0.98), "eps": 1e-9}
 RUN = "run.json"
 LARGE = 3
 """Times the mean size of a batch from which on it gets memory of its own: a batch in fifty or so."""
@@ -101,7 +99,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     with exclusive(run):
         _remove_leftovers(run)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True, **ADAM)  # type: ignore[arg-type]
+        optimizer = adam(model)
         progress, damages = load_checkpoint(run, model, optimizer) if checkpoints(run) else (Progress(), [])
         _apply_limits(run, config, progress)
         write_json(run / RUN, _facts(config, data))
@@ -129,37 +127,6 @@ def _room(wanted: bool) -> Iterator[None]:
         trim_memory()
 
 
-def take_step(
-    model: EmpatheticModel,
-    optimizer: torch.optim.Optimizer,
-    loss: Callable[[Batch], Losses],
-    batch: Batch,
-    config: RunConfig,
-    iteration: int,
-) -> dict[str, Tensor]:
-    """Take one optimiser step and return the loss terms without waiting for the device.
-
-    Args:
-        model: in training mode.
-        optimizer: of its parameters.
-        loss: from `training.device.loss_function`.
-        batch: on the model's device.
-        config: schedule and precision.
-        iteration: number of this step, from 1.
-    """
-    training = config.training
-    model.step = iteration
-    rate = noam_rate(iteration, config.options.size, training.warmup, training.rate_factor)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad()  # first: a CUDA graph's memory is free for the next step once nothing refers to it
-    with bf16_products(training.precision == "bf16"):
-        losses = loss(batch)
-    losses.total.backward()
-    optimizer.step()
-    return {"loss": losses.total.detach(), **{name: term.detach() for name, term in losses.terms.items()}}
-
-
 @dataclass
 class _Trainer:
     """The state of a running training; `progress` is what a checkpoint keeps of it."""
@@ -179,7 +146,7 @@ class _Trainer:
         train = training_examples(self.data.examples("train", self.model.needs), training, self.device)
         batches = _batches(train, self.config, progress.iteration)
         usual = training.batch_size * float(train.context.lengths.mean())
-        loss = loss_function(self.model, training)
+        take_step = Stepper(self.model, self.optimizer, self.config)
         dev = self.data.examples("dev", self.model.needs)
         window = _Window(progress, self.device)
         saved = progress.iteration
@@ -189,12 +156,12 @@ class _Trainer:
             batch = next(batches).to(self.device)
             progress.iteration += 1
             with _room(batch.context.numel() > LARGE * usual):
-                terms = take_step(self.model, self.optimizer, loss, batch, self.config, progress.iteration)
+                terms = take_step(batch, progress.iteration)
             window.add(terms)
             reporter.advance(progress.iteration)
             self._tick()
             if progress.iteration % training.log_every == 0:
-                values = window.means() | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+                values = window.means() | {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
                 reporter.record("train", progress.iteration, values, progress.train_seconds)
             progress.finished = progress.iteration >= training.iterations
             evaluate = progress.finished or progress.iteration % training.evaluate_every == 0

@@ -34,7 +34,7 @@ from ctsm.nn.pointer import CopySource
 from ctsm.nn.precision import bf16_products
 from ctsm.nn.top_k import top_k
 from ctsm.text.vocabulary import EOS, PAD, SOS
-from ctsm.training.loop import ADAM
+from ctsm.training.step import ADAM
 
 
 class Inputs(NamedTuple):
