@@ -251,6 +251,22 @@ def test_judged_reply_is_the_greedy_reply_with_its_emotion_words(build: SimpleNa
     assert len(moved_lengths) > 1
 
 
+def test_no_word_is_sought_after_the_last_reply_has_ended(
+    build: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_empdg(build, seed=3)
+    context = model.encode(make_batch(build, make_examples(build)))
+    count = len(context.memory)
+    said = torch.full((4, count), 9)
+    said[1, 0], said[2, 1:] = EOS, EOS
+    words = iter(said)
+    monkeypatch.setattr(model.generator, "best_word", lambda *_: (next(words), None))
+    found, real = model._reply(context, 8)
+    assert found.tolist() == [[9, EOS, PAD], *[[9, 9, EOS]] * (count - 1)]
+    assert torch.equal(real, found != PAD)
+    assert len(list(words)) == 1
+
+
 def test_gradient_of_the_reply_is_that_of_the_mixtures_mean_vector(build: SimpleNamespace) -> None:
     """Straight through: as if each word's vector were the sum over all words of probability times vector."""
     model = make_empdg(build, seed=3)

@@ -101,8 +101,10 @@ def test_a_recorded_training_is_the_training(
     recorded = steps(models[1], source, config, first, record=True)
     assert sum(replayed) >= 4
     assert recorded == pytest.approx(plain, rel=2e-4)
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-2, atol=2e-4)
+    for (key, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        # A softmax does not see the bias of its keys: the gradient is rounding noise, which Adam scales to a step.
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(other, one, rtol=1e-2, atol=2e-4, msg=lambda text, k=key: f"{k}: {text}")
 
 
 @pytest.mark.parametrize("name", ["case", "ctsm", "empdg", "moel"])

@@ -197,7 +197,6 @@ class CASE(EmpatheticModel):
         self.generator = PlainGenerator(size, vocabulary_size)
         self.diversity = FrequencyWeights(vocabulary_size)
         self.register_buffer("intensity", torch.zeros(vocabulary_size))
-        self.schedule()
         xavier_initialise(self)
 
     def install(self, tables: WordTables) -> None:
@@ -207,9 +206,9 @@ class CASE(EmpatheticModel):
             self.embedding.weight[PAD].zero_()
             self.intensity.copy_(tables.intensity)
 
-    def schedule(self) -> bool:
-        self.pretraining = 0 < self.step <= self.options.pretrain_steps
-        return self.pretraining  # it computes only a part of the loss
+    def schedule(self) -> str:
+        """Tell whether the step is one of pre-training, which computes only a part of the loss."""
+        return "pre-training" if 0 < self.step <= self.options.pretrain_steps else ""
 
     def encode(self, batch: Batch, perceive: bool = False) -> AlignedContext:  # noqa: ARG002 - there are no maps to show
         """Encode the contexts with both graphs; only the loss needs the posterior and the alignments."""
@@ -246,7 +245,7 @@ class CASE(EmpatheticModel):
         graphs, said_BTD = self._encode_graphs(batch, knowledge, inputs), target_BTD[:, :-1]
         by_reply = self._select_by_reply(batch, graphs, torch.cat([first + first, said_BTD + listener], dim=1))
         terms = {"bag_of_words": self._bag_of_words(batch, by_reply)}
-        if self.pretraining:
+        if self.phase == "pre-training":
             nothing = torch.zeros_like(terms["bag_of_words"])
             return Losses(terms["bag_of_words"], terms | dict.fromkeys(LATER_TERMS, nothing))
         by_context = self._select_by_context(graphs)

@@ -361,7 +361,7 @@ class EmpDG(EmpatheticModel):
         words_FT, real_FT = self._reply(context, steps)
         step = self.decode(words_FT[:, :-1], context, self.start_decoding(context))
         positions = real_FT.flatten().nonzero().squeeze(1)
-        source = context.source.rows(positions // steps)
+        source = context.source.rows(positions // words_FT.shape[1])
         mean_ND = self._mean_vectors(
             step.hidden.flatten(0, 1)[positions], step.copy_scores.flatten(0, 1)[positions], source
         )
@@ -379,14 +379,16 @@ class EmpDG(EmpatheticModel):
 
     @torch.no_grad()
     def _reply(self, context: Context, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the most probable words, step by step, and which of them are a reply: up to its first EOS [F, T]."""
+        """Return the most probable words, at most `steps`, and which are a reply: up to its first EOS [F, T]."""
         banned = torch.tensor(NEVER_SAID, device=context.memory.device)
         cache = self.start_decoding(context)
         said = [context.source.ids[:, :0]]
-        for _ in range(steps):
+        ended_F = torch.zeros(len(context.memory), dtype=torch.bool, device=context.memory.device)
+        while len(said) <= steps and not ended_F.all():
             step = self.decode(said[-1], context, cache)
             best, _ = self.generator.best_word(step.hidden[:, -1], step.copy_scores[:, -1], context.source, banned)
             said.append(best[:, None])
+            ended_F |= best == EOS
         words_FT = torch.cat(said, dim=1)
         ends_FT = words_FT == EOS
         real_FT = ends_FT.cumsum(dim=1) - ends_FT.long() == 0

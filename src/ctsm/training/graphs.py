@@ -7,7 +7,9 @@ a schedule's numbers) is read from the device when it is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -86,7 +88,10 @@ class CudaRecorder:
         inputs = {name: tensor.clone() for name, tensor in tensors_of(batch).items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            with (
+                _nothing_collected(),
+                torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
+            ):
                 terms = step(Batch(**inputs))
         except RuntimeError as error:
             reason = str(error).partition("\n")[0].rstrip(".")
@@ -101,6 +106,17 @@ class CudaRecorder:
             return terms
 
         return replay
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collect garbage before a recording and not during it: a graph of an earlier run that is freed then spoils it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def tensors_of(batch: Batch) -> dict[str, Any]:
