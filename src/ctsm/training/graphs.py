@@ -22,8 +22,8 @@ from ctsm.errors import CtsmError
 Step = Callable[[Batch], dict[str, Tensor]]
 """Takes one optimiser step on a batch and returns the loss terms, scalars on the device."""
 
-MOST = 128
-"""Recordings kept at most; further shapes run as they are. An epoch of EmpatheticDialogues has 37."""
+MOST = 256
+"""Recordings of a phase at most; steps of further shapes run as they are."""
 
 
 class Recorder(Protocol):
@@ -47,19 +47,20 @@ class RecordedStep:
 
     def __init__(self, step: Step, phase: Callable[[], Hashable | None], recorder: Recorder) -> None:
         self._step, self._phase, self._recorder = step, phase, recorder
-        self._recordings: dict[Hashable, Step] = {}
+        self._recordings: dict[Hashable, dict[Hashable, Step]] = {}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Take the step; the next one overwrites the terms returned."""
         phase = self._phase()
         if phase is None:
             return self._step(batch)
-        key = (phase, *((name, tensor.shape) for name, tensor in tensors_of(batch).items()))
-        if key in self._recordings:
-            return self._recordings[key](batch)
+        recordings = self._recordings.setdefault(phase, {})
+        shapes = tuple((name, tensor.shape) for name, tensor in tensors_of(batch).items())
+        if shapes in recordings:
+            return recordings[shapes](batch)
         terms = self._recorder.warm_up(self._step, batch)
-        if len(self._recordings) < MOST:
-            self._recordings[key] = self._recorder.record(self._step, batch)
+        if len(recordings) < MOST:
+            recordings[shapes] = self._recorder.record(self._step, batch)
         return terms
 
 
