@@ -98,7 +98,8 @@ def write_tables(folder: Path, out: Path, readme: Path | None = None) -> int:
     Args:
         folder: of records (*.json), copies of training logs (*.log.jsonl), notes and comparisons.
         out: the Markdown file.
-        readme: a file whose lines between README_BEGIN and README_END become the paper's Table 1 on test.
+        readme: a file whose lines between README_BEGIN and README_END become the paper's Table 1 on test, with each
+            row's longest runs that have default options.
 
     Raises:
         CtsmError: `folder` is no folder or holds no record, a file is wrong, two current records are of one run, or
@@ -131,8 +132,18 @@ def _with_summary(readme: Path, sources: Sources, explain: Explain) -> str:
     if not begin or not end:
         raise CtsmError(f"{readme}: has no lines {README_BEGIN!r} and {README_END!r}; add them where the table goes.")
     title, rows = next(iter(TABLES.items()))
-    table = _comparison(title, rows, "test", group_records(sources.records), explain).partition("\n\n")[2]
+    table = _comparison(title, rows, "test", _longest(group_records(sources.records)), explain).partition("\n\n")[2]
     return f"{before}{README_BEGIN}\n\n{table}\n{README_END}{after}"
+
+
+def _longest(groups: Sequence[Group]) -> list[Group]:
+    """Return, of each row's runs with default options, those with the highest iteration limit."""
+    plain = [group for group in groups if not group.options]
+    longest: dict[tuple[str, str], int] = {}
+    for group in plain:
+        row = (group.first.model, group.first.variant)
+        longest[row] = max(group.first.iterations, longest.get(row, 0))
+    return [one for one in plain if one.first.iterations == longest[one.first.model, one.first.variant]]
 
 
 def render_tables(sources: Sources, explain: Explain) -> str:
@@ -169,7 +180,7 @@ def _comparison(title: str, rows: Sequence[PaperRow], split: str, groups: Sequen
     if not lines:
         return ""
     header = ["row", "", "Acc", "PPL", "Dist-1", "Dist-2", "sampling 95 %", "seed spread", "n", "seeds"]
-    header += ["vectors", "inferences", "decoder", "step", "why it is off"]
+    header += ["vectors", "inferences", "decoder", "precision", "step", "why it is off"]
     parts = [f"## {title}, {split} split\n"]
     if split != "test":
         note = f"These are {split} results. The paper prints test results: they are shown, and not subtracted.\n"
@@ -183,18 +194,18 @@ def _comparison(title: str, rows: Sequence[PaperRow], split: str, groups: Sequen
 def _row(row: PaperRow, split: str, groups: Iterable[Group], explain: Explain) -> Iterable[list[str]]:
     """Yield the lines of one row: the paper's, then for each setting ours and, on test, the difference."""
     paper = {"acc": row.acc, "ppl_example": row.ppl, "dist1": row.dist1, "dist2": row.dist2}
-    yield [row.label, "paper" if split == "test" else "paper (test)", *map(_two, paper.values()), *["-"] * 8, ""]
+    yield [row.label, "paper" if split == "test" else "paper (test)", *map(_two, paper.values()), *["-"] * 9, ""]
     for group in groups:
         record = group.first
         label = f"ours [{group.number}]" + (f" with {group.options}" if group.options else "")
         means = {field: group.mean(field) for field in paper}
-        made = [f"{record.n:,}", group.seeds, record.vectors, record.inferences, record.decoder]
+        made = [f"{record.n:,}", group.seeds, record.vectors, record.inferences, record.decoder, record.precision]
         step = group.by_seed(lambda run: f"{run.checkpoint_step:,}")
         yield ["", label, *map(_two, means.values()), _sampling(group), _spread(group), *made, step, ""]
         if split == "test":
             pairs = ((means[field], value) for field, value in paper.items())
             off = ["-" if a is None or b is None else f"{a - b:+.2f}" for a, b in pairs]
-            yield ["", "difference", *off, *[""] * 8, explain(row, group)]
+            yield ["", "difference", *off, *[""] * 9, explain(row, group)]
 
 
 def _two(value: float | None) -> str:
