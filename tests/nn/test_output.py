@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctsm.nn import output
 from ctsm.nn.output import CANDIDATES, FEW, OutputLayer, bf16_words
 
 D = 24
@@ -65,6 +67,34 @@ def test_the_result_may_be_written_to(rows: int, in_bf16: bool) -> None:
         first.fill_(7.0)
         assert torch.equal(layer.log_probabilities(states), kept)
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("slower", ["_multiply_matrix", "_multiply_hidden"])
+@pytest.mark.parametrize("rows", [1, 2, FEW])
+def test_few_rows_are_scored_by_the_routine_that_was_faster(
+    rows: int, slower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, states = layer_and_states(40, rows, 2, torch.float64)
+    routines = {name: getattr(layer, name) for name in ("_multiply_matrix", "_multiply_hidden")}
+    for name, routine in routines.items():
+        with torch.no_grad():
+            np.testing.assert_allclose(routine(states).numpy(), scores(layer, states), rtol=1e-12, err_msg=name)
+    timed: list[str] = []
+
+    def seconds(routine: Any, _states: Tensor) -> float:
+        timed.append(routine.__name__)
+        return 2.0 if routine.__name__ == slower else 1.0
+
+    def never(_states: Tensor) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(output, "_least_seconds", seconds)
+    with torch.no_grad():
+        layer.log_probabilities(states)
+        assert sorted(timed) == sorted(routines)
+        setattr(layer, slower, never)
+        layer.log_probabilities(states)
+    assert len(timed) == 2
 
 
 @settings(max_examples=30)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.tokenize.destructive import MacIntyreContractions, NLTKWordTokenizer
 
-from ctsm.text.tokenise import tokenise
+from ctsm.text.tokenise import _SPLIT_WORDS, sentences, tokenise
+
+SPLIT = [*sorted(_SPLIT_WORDS), "whaddya", "whatcha", "i", "am", "not"]
 
 # A list of tokens is written as one string with spaces.
 FROZEN = [
@@ -91,3 +95,16 @@ def test_long_text_keeps_every_word() -> None:
 def test_importing_is_light() -> None:
     code = "import sys, ctsm.text.tokenise; sys.exit('nltk' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.lists(st.one_of(st.sampled_from(SPLIT), st.from_regex("[a-z]{1,7}", fullmatch=True)), min_size=1, max_size=6))
+def test_words_between_spaces_are_what_nltk_makes_of_them(words: list[str]) -> None:
+    text = " ".join(words)
+    tokens = [token for sentence in sentences(text) for token in NLTKWordTokenizer().tokenize(sentence)]
+    assert tokenise(text) == tokens
+
+
+def test_every_word_that_nltk_divides_is_known() -> None:
+    """From NLTK's own list: the words without an apostrophe, as it writes them in two groups."""
+    divided = ["".join(re.findall(r"\(([a-z']+)\)", one)) for one in MacIntyreContractions.CONTRACTIONS2]
+    assert {word for word in divided if word.isalpha()} == _SPLIT_WORDS

@@ -181,13 +181,21 @@ class AtomicSource:
         events = np.concatenate([events[near] for (events, _), near in zip(nearest, kept, strict=True)])
         votes = np.concatenate([scores[near] for (_, scores), near in zip(nearest, kept, strict=True)]) ** POWER
         starts = np.concatenate([[0], np.cumsum([near.sum() for near in kept])])
-        rows = self._index.phrase_rows.shape[0]
-        chosen: list[Iterator[NDArray[np.uint64]]] = []
-        for relation in range(len(RELATIONS)):
-            voters = sparse.csr_array((votes, len(RELATIONS) * events + relation, starts), shape=(len(nearest), rows))
-            chosen.append(_best_keys(sparse.csr_array(voters @ self._index.phrase_rows), PHRASES))
-        for keys in zip(*chosen, strict=True):
-            yield tuple(tuple(self._index.phrases[column] for column in _split_keys(row)[0]) for row in keys)
+        # One row for each relation and utterance: a product of sparse matrices costs more than its arithmetic.
+        relations = np.arange(len(RELATIONS))[:, None]
+        ends = (starts[1:] + starts[-1] * relations).reshape(-1)
+        voters = sparse.csr_array(
+            (
+                np.tile(votes, len(RELATIONS)),
+                (len(RELATIONS) * events + relations).reshape(-1),
+                np.concatenate([[0], ends]),
+            ),
+            shape=(len(ends), self._index.phrase_rows.shape[0]),
+        )
+        best = list(_best_keys(sparse.csr_array(voters @ self._index.phrase_rows), PHRASES))
+        chosen = [tuple(self._index.phrases[column] for column in _split_keys(row)[0]) for row in best]
+        for utterance in range(len(nearest)):
+            yield tuple(chosen[utterance :: len(nearest)])
 
     def save(self, directory: Path) -> None:
         """Write the index as safetensors and JSON, and `source.json` last."""

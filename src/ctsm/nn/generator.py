@@ -52,7 +52,6 @@ class PlainGenerator(nn.Module):
         """Score target words [N] and find the most probable ones, in one pass over the vocabulary scores."""
         log_words_NV = self._log_words(hidden_ND)
         nll_N = F.nll_loss(log_words_NV, self._known(target_N), reduction="none")
-        # `top_k` reads the row once, unlike `max`, which is not vectorised.
         return Scored(-nll_N, top_k(log_words_NV.detach(), 1)[1].squeeze(1))
 
     def smoothed(self, hidden_ND: Tensor, target_N: Tensor, smoothing: float) -> Smoothed:

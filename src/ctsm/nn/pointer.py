@@ -219,7 +219,7 @@ class PointerGenerator(nn.Module):
         """
         mixture_NS = PointerGenerator._source_mixtures(log_words_NV, log_generate, log_copy, copy_scores_NS, source)
         copy_value, position = mixture_NS.masked_fill(~allowed_NS, float("-inf")).max(dim=-1)
-        best_value, best_word = top_k(log_words_NV, 1)  # reads the row once, unlike `max`, which is not vectorised
+        best_value, best_word = top_k(log_words_NV, 1)
         word_value, word = best_value.squeeze(1) + log_generate, best_word.squeeze(1)
         take_copy = copy_value >= word_value
         copied_word = source.ids.gather(1, position[:, None]).squeeze(1)

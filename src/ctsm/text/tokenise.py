@@ -6,6 +6,7 @@ only a period at the end of a sentence becomes a token of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
@@ -29,14 +30,21 @@ ABBREVIATIONS: Final[frozenset[str]] = frozenset(
     word for line in _ABBREVIATIONS_BY_KIND.splitlines() for word in line.split()[1:]
 )
 
+# Most inferred phrases are words with spaces between them, which need no rules but for six words that NLTK divides.
+_PLAIN: Final = re.compile("[a-z]+(?: [a-z]+)*")
+_SPLIT_WORDS: Final = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+
 
 def tokenise(text: str) -> list[str]:
     """Return the lower-case word tokens of `text`; an empty list when nothing visible is in it.
 
     Double quotes become the Treebank's `` and ''. No token is empty or contains white space.
     """
-    words = _nltk_tokenisers()[1]
-    return [token for sentence in sentences(text) for token in words(sentence)]
+    text = normalise(text)
+    if _PLAIN.fullmatch(text) and _SPLIT_WORDS.isdisjoint(words := text.split(" ")):
+        return words
+    split, words_of = _nltk_tokenisers()
+    return [token for sentence in split(text) for token in words_of(sentence)]
 
 
 def sentences(text: str) -> list[str]:
