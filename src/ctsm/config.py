@@ -44,7 +44,7 @@ class TrainingOptions:
         pool: batches that are sorted by length together; larger is faster, smaller is more random.
         seed: of the initial values and the order of examples.
         precision: fp32, or bf16 for the large matrix products of the training steps (dev is always scored in fp32).
-        compile: compile the loss for each shape of batch (`torch.compile`), on a GPU recording CUDA graphs.
+        compile: compile the loss for each shape of batch (`torch.compile`); on a GPU, steps are recorded without it.
         tensorboard: whether to write TensorBoard logs beside the JSONL log.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_tables_show_the_curves(tmp_path: Path, record: Builder) -> None:
 
 
 def test_the_readme_gets_the_test_comparison_between_its_markers(tmp_path: Path, record: Builder) -> None:
-    write_record(tmp_path / "records/r.json", record(split="test", acc=40.02, ppl_example=39.75))
+    write_record(tmp_path / "records/r.json", record(split="test", options={}, acc=40.02, ppl_example=39.75))
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{README_BEGIN}\nold\n{README_END}\n\nafter\n", encoding="utf-8")
     write_tables(tmp_path / "records", tmp_path / "out.md", readme)
@@ -75,6 +76,28 @@ def test_the_readme_gets_the_test_comparison_between_its_markers(tmp_path: Path,
     assert "40.02" in text
     write_tables(tmp_path / "records", tmp_path / "out.md", readme)
     assert readme.read_text(encoding="utf-8") == text
+
+
+def test_the_readme_shows_each_rows_longest_runs_with_default_options(tmp_path: Path, record: Builder) -> None:
+    """Both of the longest, in either precision; the lengths of other splits and rows do not count."""
+    common: dict[str, Any] = {"split": "test", "options": {}, "iterations": 500}
+    runs = [
+        {**common, "acc": 31.01},
+        {**common, "acc": 31.02, "precision": "bf16 steps, fp32 scores"},
+        {**common, "acc": 31.03, "iterations": 400},
+        {**common, "acc": 31.04, "iterations": 900, "options": {"emotion_pool": "sum"}},
+        {**common, "acc": 31.05, "iterations": 900, "split": "dev"},
+        {**common, "acc": 31.06, "iterations": 300, "model": "moel"},
+        {**common, "acc": 31.07, "iterations": 900, "variant": "w/o TEE", "options": {"without": "TEE"}},
+    ]
+    for number, run in enumerate(runs):
+        write_record(tmp_path / f"records/{number}.json", record(**run))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{README_BEGIN}\n{README_END}\n", encoding="utf-8")
+    write_tables(tmp_path / "records", tmp_path / "out.md", readme)
+    text, whole = (path.read_text(encoding="utf-8") for path in (readme, tmp_path / "out.md"))
+    assert [run["acc"] for run in runs if str(run["acc"]) in text] == [31.01, 31.02, 31.06]
+    assert all(str(run["acc"]) in whole for run in runs)
 
 
 def test_a_readme_without_markers_is_refused_and_nothing_is_written(tmp_path: Path, record: Builder) -> None:

@@ -57,7 +57,7 @@ def test_two_seeds_are_averaged_beside_the_paper(record: Builder):
     assert ours[6] == "Acc 31.25 to 43.00, PPL 48.50 to 54.75"  # the mean of each end over the seeds
     acc, ppl, dist1, dist2 = (f"{apart / math.sqrt(2):.2f}" for apart in (2.5, 1.0, 0.5, 1.0))  # of two values
     assert ours[7] == f"Acc {acc}, PPL {ppl}, Dist-1 {dist1}, Dist-2 {dist2}"
-    made = ["5,259", "2 (1, 2)", "vectors.txt", "atomic", "greedy", "3,800 (seed 1), 9,000 (seed 2)"]
+    made = ["5,259", "2 (1, 2)", "vectors.txt", "atomic", "greedy", "fp32", "3,800 (seed 1), 9,000 (seed 2)"]
     assert ours[8:] == [*made, ""]
     assert difference[1:6] == ["difference", "-0.16", "+0.94", "-0.75", "-2.84"]
     assert set(difference[6:]) == {""}, "it is off by less than 1.0"

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctsm.nn import output
+from ctsm.nn import output, precision
 from ctsm.nn.output import CANDIDATES, FEW, OutputLayer, bf16_words
+from ctsm.nn.precision import bf16_products
 
 D = 24
 Numbers = npt.NDArray[np.float64]
@@ -25,7 +26,7 @@ def layer_and_states(words: int, rows: int, seed: int, dtype: torch.dtype) -> tu
     layer = OutputLayer(D, words)
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
-    return layer.to(dtype), torch.randn(rows, D).to(dtype)
+    return layer.to(dtype).eval(), torch.randn(rows, D).to(dtype)
 
 
 def scores(layer: OutputLayer, states: Tensor) -> Numbers:
@@ -95,6 +96,21 @@ def test_few_rows_are_scored_by_the_routine_that_was_faster(
         setattr(layer, slower, never)
         layer.log_probabilities(states)
     assert len(timed) == 2
+
+
+def test_in_training_mode_nothing_is_timed_and_the_precision_is_the_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated run must make the same choices: EmpDG replies while it trains."""
+    monkeypatch.setattr(precision, "SMALLEST", 1)
+    layer, states = layer_and_states(40, 2, 2, torch.float32)
+    layer.train()
+    monkeypatch.delattr(output, "_least_seconds")
+    with torch.no_grad():
+        exact = layer.log_probabilities(states)
+        with bf16_products():
+            rounded = layer.log_probabilities(states)
+    np.testing.assert_allclose(exact.numpy(), log_softmax(scores(layer, states)), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(exact, rounded, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.05)
 
 
 @settings(max_examples=30)

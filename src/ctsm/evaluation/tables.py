@@ -132,12 +132,12 @@ def _with_summary(readme: Path, sources: Sources, explain: Explain) -> str:
     if not begin or not end:
         raise CtsmError(f"{readme}: has no lines {README_BEGIN!r} and {README_END!r}; add them where the table goes.")
     title, rows = next(iter(TABLES.items()))
-    table = _comparison(title, rows, "test", _longest(group_records(sources.records)), explain).partition("\n\n")[2]
+    table = _comparison(title, rows, "test", _longest(sources.groups("test")), explain).partition("\n\n")[2]
     return f"{before}{README_BEGIN}\n\n{table}\n{README_END}{after}"
 
 
 def _longest(groups: Sequence[Group]) -> list[Group]:
-    """Return, of each row's runs with default options, those with the highest iteration limit."""
+    """Return, of one split's runs with default options, those with the highest iteration limit of their row."""
     plain = [group for group in groups if not group.options]
     longest: dict[tuple[str, str], int] = {}
     for group in plain:

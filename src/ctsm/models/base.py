@@ -150,7 +150,9 @@ class EmpatheticModel(nn.Module, ABC):
     def schedule(self) -> Hashable | None:
         """Work out what depends on the step, after it was set, and return the phase.
 
-        `loss` reads the outcome (a flag, a tensor) and never the step: it would be compiled anew at every step.
+        `loss` reads the outcome and never the step: it would be compiled anew at every step, and a recorded step would
+        repeat the number it was recorded with. What changes from step to step is a tensor that is written in place, as
+        MoEL's oracle; what changes now and then belongs into the phase.
 
         Returns:
             What of the schedule decides which operations `loss` has, beside the shapes of its batch; None where that

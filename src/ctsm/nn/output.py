@@ -56,11 +56,13 @@ class OutputLayer(Linear):
     def _scores(self, hidden_ND: Tensor) -> Tensor:
         """Return the scores [N, V]; of few rows by the routine that was faster when their number was first met.
 
-        Which one that is differs between processors, by a factor of two either way.
+        Which one that is differs between processors, by a factor of two either way; and they round differently, so a
+        model in training mode, whose runs can be repeated exactly, uses neither.
         """
         rows = len(hidden_ND)
-        if rows > FEW or hidden_ND.device.type != "cpu":
-            return self._multiply_hidden(hidden_ND)
+        if self.training or rows > FEW or hidden_ND.device.type != "cpu":
+            scores: Tensor = self(hidden_ND)
+            return scores
         if rows not in self._matrix_first:
             seconds = [_least_seconds(routine, hidden_ND) for routine in (self._multiply_matrix, self._multiply_hidden)]
             self._matrix_first[rows] = seconds[0] < seconds[1]

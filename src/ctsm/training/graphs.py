@@ -65,15 +65,20 @@ class RecordedStep:
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: only one runs at a time, and its terms are read before the next."""
+    """Records CUDA graphs that share their memory: only one runs at a time, and its terms are read before the next.
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
+    Args:
+        device: that the step computes on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, step: Step, batch: Batch) -> dict[str, Tensor]:
         """Take the step on the stream that records, where libraries then have their workspaces."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             terms = step(batch)
@@ -90,10 +95,13 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         try:
             with (
+                torch.cuda.device(self._device),
                 _nothing_collected(),
                 torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
             ):
                 terms = step(Batch(**inputs))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise CtsmError(
@@ -103,7 +111,8 @@ class CudaRecorder:
 
         def replay(batch: Batch) -> dict[str, Tensor]:
             torch._foreach_copy_(list(inputs.values()), list(tensors_of(batch).values()))
-            graph.replay()
+            with torch.cuda.device(self._device):
+                graph.replay()
             return terms
 
         return replay

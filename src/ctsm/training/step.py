@@ -40,8 +40,9 @@ class Stepper:
         self._model, self._optimizer, self._config = model, optimizer, config
         self._loss = loss_function(model, config.training)
         self._step = self._take
-        if record and next(model.parameters()).is_cuda and not config.training.compile:
-            self._step = RecordedStep(self._take, lambda: model.phase, CudaRecorder())
+        device = next(model.parameters()).device
+        if record and device.type == "cuda" and not config.training.compile:
+            self._step = RecordedStep(self._take, lambda: model.phase, CudaRecorder(device))
 
     def __call__(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
         """Take one step and return the loss terms, which the next step may overwrite.
