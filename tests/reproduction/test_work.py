@@ -21,7 +21,7 @@ from ctsm.evaluation.records import read_per_example, read_record, read_records,
 from ctsm.reproduction import work
 from ctsm.reproduction.plan import Places
 from ctsm.reproduction.work import Request, outlook, reproduce
-from ctsm.training import loop
+from ctsm.training.schedule import noam_rate
 
 Build = Callable[..., Request]
 Put = Callable[[str], None]
@@ -152,7 +152,7 @@ def test_longer_training_goes_on_in_the_same_run(request_for: Build, places: Pla
 def test_an_interrupted_row_goes_on_where_it_stopped(
     request_for: Build, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rate = loop.noam_rate
+    rate = noam_rate
 
     def interrupting(step: int, *rest: float) -> float:
         if step == 6:
@@ -160,7 +160,7 @@ def test_an_interrupted_row_goes_on_where_it_stopped(
         return rate(step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "noam_rate", interrupting)
+        patch.setattr("ctsm.training.step.noam_rate", interrupting)
         summary, _ = run(request_for())
     assert summary.signal == signal.SIGINT
     assert summary.open == {DEFAULT: "at 6 of 8", KEMP: "missing"}

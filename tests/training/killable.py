@@ -24,6 +24,7 @@ from typing import Any
 from ctsm import files
 from ctsm.config import config_from_json
 from ctsm.training import loop
+from ctsm.training import step as stepping
 
 for module in ("ctsm.models.ctsm", "jsonargparse", "rich.console", "rich.progress", "torch._dynamo"):
     importlib.import_module(module)  # what a job would import, once for all of them
@@ -60,14 +61,14 @@ def watch_the_disk(kill_at: int | None) -> None:
 
 
 def send_a_signal(step: int, number: int) -> None:
-    rate = loop.noam_rate
+    rate = stepping.noam_rate
 
     def interrupting(iteration: int, *rest: float) -> float:
         if iteration == step:
             os.kill(os.getpid(), number)
         return rate(iteration, *rest)
 
-    loop.noam_rate = interrupting
+    stepping.noam_rate = interrupting
 
 
 def run(job: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ def interrupt_at(config: RunConfig, prepared: Path, run: Path, iteration: int, n
                 os.kill(os.getpid(), number)
             return noam_rate(step, *rest)
 
-        patch.setattr(loop, "noam_rate", rate)
+        patch.setattr("ctsm.training.step.noam_rate", rate)
         return train(config, prepared, run, resume=False)
 
 
@@ -211,7 +211,7 @@ def test_tensorboard_is_an_extra(
 def test_a_diverged_training_keeps_what_was_good(
     prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "noam_rate", lambda step, *_rest: float("nan") if step == 6 else 1e-4)
+    monkeypatch.setattr("ctsm.training.step.noam_rate", lambda step, *_rest: float("nan") if step == 6 else 1e-4)
     with pytest.raises(CtsmError, match=r"run: the training diverged before iteration 6 .*lower training\.rate_factor"):
         train(tiny_config, prepared, tmp_path / "run", resume=False)
     assert checkpoints(tmp_path / "run")[-1].name == "step-00000004"
@@ -221,7 +221,7 @@ def test_a_diverged_training_keeps_what_was_good(
 def test_a_run_that_never_was_good_leaves_no_model(
     prepared: Path, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "noam_rate", lambda *_arguments: float("nan"))
+    monkeypatch.setattr("ctsm.training.step.noam_rate", lambda *_arguments: float("nan"))
     with pytest.raises(CtsmError, match="diverged before iteration 3"):
         train(tiny_config, prepared, tmp_path / "run", resume=False)
     assert not (tmp_path / "run" / "best").exists()
