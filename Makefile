@@ -30,8 +30,9 @@ demo: install
 model: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/model.sh
 
+# Two processes of one thread each: most tests are small, and PyTorch's threads would wait for each other.
 test: install
-	$(BIN)/python -m pytest -m "not long and not models and not real and not cuda"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not models and not real and not cuda"
 
 test-long: install
 	$(BIN)/python -m pytest -m long

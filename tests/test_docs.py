@@ -117,3 +117,33 @@ def test_the_table_of_precisions_says_what_the_logs_say() -> None:
         assert printed == [f"{dev[name]:.2f}" for name in ("ppl_example", "ppl_token", "acc")]
         assert f"seed{seed}" in link
         assert precision == ("fp32" if "6000" in link or "fp32" in link else "bf16")
+
+
+def test_the_gpus_table_and_the_gain_of_one_reply_say_what_the_records_say() -> None:
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    steps = json.loads((ROOT / "docs/results/gpu/steps.json").read_text(encoding="utf-8"))
+    systems = ("ctsm", "moel", "mime", "empdg", "kemp", "case")
+    for title, key in (
+        ("six processes on one card", "together_without_mps"),
+        ("the same with MPS", "together_with_mps"),
+    ):
+        assert f"| {title} | " + " | ".join(str(steps[key][name]) for name in systems) + " |" in page
+    without, with_mps = (
+        round(sum(steps[key][name] for name in systems)) for key in ("together_without_mps", "together_with_mps")
+    )
+    assert f"{without} steps/s without it and {with_mps} with it" in page
+    alone = steps["alone"]
+    assert f"| alone, not recorded | {alone['ctsm_not_recorded_fp32']} |" in page
+    assert f"| alone, recorded | {alone['ctsm_recorded_fp32']} |" in page
+    replies = [
+        {
+            figure["name"]: figure["value"]
+            for figure in json.loads((ROOT / f"docs/results/reply/{name}.json").read_text(encoding="utf-8"))["figures"]
+        }
+        for name in ("before", "after")
+    ]
+    (before, late_before), (after, late_after) = (
+        (one["one reply, median"], one["one reply, 99th percentile"]) for one in replies
+    )
+    gain = f"median {before:.1f} to {after:.1f} ms, 99th percentile {late_before:.1f} to {late_after:.1f} ms"
+    assert gain in " ".join(page.split())

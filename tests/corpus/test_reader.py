@@ -135,8 +135,11 @@ def test_listener_turns_are_the_odd_ones_with_all_before_them() -> None:
     assert examples[0].conversation is talk
 
 
-TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"), min_size=1).map(
-    lambda text: "x" + text
+# The publisher's files cannot say "_comma_": it is how they write a comma.
+TEXTS = (
+    st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"), min_size=1)
+    .filter(lambda text: "_comma_" not in text)
+    .map(lambda text: "x" + text)
 )
 
 
