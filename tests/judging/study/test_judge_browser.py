@@ -270,32 +270,42 @@ UNEXPECTED = [
 ]
 
 
-def interfere(page: Any, path: str) -> list[dict[str, Any]]:
-    """Let each unexpected answer come once instead of the server's; return those that are still to come."""
-    left = list(UNEXPECTED)
-    page.route(f"**/api/{path}", lambda route: route.fulfill(**left.pop(0)) if left else route.continue_())
-    return left
+def interfere(page: Any, path: str) -> None:
+    """Let each unexpected answer come once instead of the server's."""
+    left = iter(UNEXPECTED)
+
+    def handle(route: Any) -> None:
+        answer = next(left, None)
+        route.fulfill(**answer) if answer else route.continue_()
+
+    page.route(f"**/api/{path}", handle)
+
+
+def try_now(page: Any) -> None:
+    """Ask at once. The message is emptied first, so that the next one seen belongs to the next answer."""
+    page.evaluate("document.querySelector('#trouble-text').textContent = ''; document.querySelector('#retry').click()")
 
 
 def test_an_unexpected_answer_is_trouble_and_keeps_the_choices(make: Make, opened: Callable[..., Any]) -> None:
     """What something between page and server says instead of it: the page goes on asking."""
     made = make(items=4, annotators=1, aspects=("fluency",))
     trial = made.store.sequence("1")[0]
-    try_now = "document.querySelector('#retry').click()"
     with opened(made) as page:
-        left = interfere(page, "state")
+        interfere(page, "state")
         page.reload()
-        while left:
-            page.get_by_role("alert").get_by_text("The study cannot be read: the server gives an unexpected").wait_for()
-            page.evaluate(try_now)
+        for answer in UNEXPECTED:
+            trouble = f"The study cannot be read: the server gives an unexpected answer ({answer['status']})"
+            page.get_by_role("alert").get_by_text(trouble).wait_for()
+            try_now(page)
         begin(page)
-        left = interfere(page, "answer")
+        interfere(page, "answer")
         page.keyboard.press("2")
         page.keyboard.press("Enter")
-        while left:
-            page.get_by_role("alert").get_by_text("Not saved yet: the server gives an unexpected answer").wait_for()
+        for answer in UNEXPECTED:
+            trouble = f"Not saved yet: the server gives an unexpected answer ({answer['status']})"
+            page.get_by_role("alert").get_by_text(trouble).wait_for()
             assert page.get_by_role("radio", name="Tie").is_checked()
-            page.evaluate(try_now)
+            try_now(page)
         page.get_by_role("status").get_by_text("Saved.").wait_for()
         assert page.get_by_role("alert").is_hidden()
         assert verdicts(made) == [(trial.id, "tie")]
