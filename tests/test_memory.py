@@ -4,8 +4,11 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from ctsm import memory
 
 RESIDENT = """
 from pathlib import Path
@@ -58,3 +61,47 @@ def test_trimming_gives_back_gaps_too() -> None:
     run = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)
     pages = (30 << 20) // resource.getpagesize()
     assert 0.9 * pages < int(run.stdout) < 1.2 * pages
+
+
+HUGE = """
+from pathlib import Path
+from ctsm import memory
+def huge_pages():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+held = []
+def mapped_huge():
+    before = huge_pages()
+    held.append(bytearray(b"1") * (64 << 20))
+    return huge_pages() - before
+memory.keep_freed_memory()
+print(mapped_huge())
+print(memory.use_huge_pages(), mapped_huge())
+memory.trim_memory()
+print(mapped_huge())
+memory.return_freed_memory()
+print(mapped_huge())
+"""
+
+
+def huge_pages_on_request() -> bool:
+    """Whether Linux maps huge pages where they are asked for, and only there."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return platform.libc_ver()[0] == "glibc" and setting.exists() and "[madvise]" in setting.read_text()
+
+
+@pytest.mark.skipif(not huge_pages_on_request(), reason="this system has no huge pages on request")
+def test_the_heap_grows_in_huge_pages_while_they_are_asked_for() -> None:
+    run = subprocess.run([sys.executable, "-c", HUGE], check=True, capture_output=True, text=True)
+    before, (asked, during), trimmed, after = (line.split() for line in run.stdout.splitlines())
+    most = 0.9 * (64 << 10)
+    assert (int(before[0]), asked, int(after[0])) == (0, "True", 0)
+    assert int(during) > most
+    assert int(trimmed[0]) > most
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not memory.use_huge_pages()
+    assert not memory.keep_freed_memory()
+    memory.trim_memory()

@@ -33,7 +33,7 @@ from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions, Precision
 from ctsm.device import require_device
 from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
-from ctsm.memory import keep_freed_memory, return_freed_memory
+from ctsm.memory import prepare_for_computing, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise
 
 TRANSFORMER_MILLISECONDS = 180.0
@@ -225,7 +225,7 @@ class _Bench:
 
     def _greedy_run(self, rows: IntArray, precision: Precision) -> Callable[[int], None]:
         def run(_number: int) -> None:
-            keep_freed_memory()
+            prepare_for_computing()
             self.answers[precision] = self._decode(rows, BATCH, DecodingOptions(precision=precision))
 
         return run

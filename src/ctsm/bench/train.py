@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,20 @@ from ctsm.bench.inputs import (
     require_plain_path,
     sample_note,
 )
-from ctsm.bench.machine import describe_machine, multiply_add_rate, peak_memory
+from ctsm.bench.machine import describe_machine, multiply_add_rate, peak_memory, synchronise
 from ctsm.bench.reference.ctsm import PlainCTSM
 from ctsm.bench.reference.training import PlainTrainer, random_batches
 from ctsm.bench.reference.transformer import PlainTransformer
 from ctsm.bench.report import Figure, Report, Series
+from ctsm.bench.sides import Side, Tasks
 from ctsm.bench.stages import StageTimer, timed_parts, timed_steps, uncompiled
 from ctsm.bench.timing import alternate
 from ctsm.config import RunConfig, read_config
 from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
-from ctsm.corpus.resident import ResidentExamples
 from ctsm.device import require_device
-from ctsm.memory import keep_freed_memory, return_freed_memory
-from ctsm.models.base import xavier_initialise
+from ctsm.memory import prepare_for_computing
+from ctsm.models.base import EmpatheticModel, xavier_initialise
 from ctsm.training.device import training_examples
 from ctsm.training.loop import build_model
 
@@ -46,7 +46,7 @@ TRANSFORMER_EXAMPLES_PER_SECOND = 50.0
 
 SQUARE = 2_048
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PLAIN, TRANSFORMER = "plain CTSM", "plain Transformer"
+PLAIN, TRANSFORMER, MEMORY = "plain CTSM", "plain Transformer", "memory"
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,79 @@ def bench_train(settings: TrainSettings, say: Say) -> Report:
     require_plain_path(config, str(settings.config))
     with data_or_sample(settings.data, config.options.size, say) as data:
         examples = require_examples(data, "train")
-        source = training_examples(examples, config.training, settings.device)
-        return _Bench(settings, config, data, examples, source, machine).run(say)
+        job = _Job(settings.device, settings.steps, config, data.directory)
+        with Side(_fast_side, job) as fast, Side(_plain_side, job) as plain:
+            return _Bench(settings, config, data, examples, machine, fast, plain).run(say)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What both sides need to know."""
+
+    device: str
+    steps: int
+    config: RunConfig
+    directory: Path
+
+    def examples(self) -> Examples:
+        return PreparedData(self.directory).examples("train")
+
+    def model(self) -> EmpatheticModel:
+        return build_model(self.config, PreparedData(self.directory)).to(self.device).train()
+
+
+def _fast_side(job: _Job) -> Tasks:
+    """What `ctsm train` does, in a process that gets its memory as that does."""
+    prepare_for_computing()
+    config, device, examples = job.config, job.device, job.examples()
+    source = training_examples(examples, config.training, device)
+    batches = bucketed_batches(examples, config.training, job.steps)
+    trainer = FastTrainer(job.model(), config)
+
+    def steps(precision: Precision, batches: list[IntArray] = batches) -> None:
+        for rows in batches:
+            trainer.step(source.batch(rows).to(device), precision)
+        synchronise(device)
+
+    def memory() -> float:
+        steps("fp32", _widest_batches(examples, config.training.batch_size))
+        return peak_memory()
+
+    def profile(precision: Precision) -> dict[str, float]:
+        alone, timer = uncompiled(trainer, config), StageTimer(device)
+        with timed_parts(alone, timer):
+            return timed_steps(alone, timer, source, batches, precision, device)
+
+    return {
+        MEMORY: memory,
+        **{_fast(precision): partial(steps, precision) for precision in DTYPES},
+        **{_profile(precision): partial(profile, precision) for precision in DTYPES},
+    }
+
+
+def _plain_side(job: _Job) -> Tasks:
+    """What published code does, which asks for no special memory; with the fast side's parameters."""
+    config, device, examples = job.config, job.device, job.examples()
+    model = job.model()
+    plain = PlainCTSM(config.options, model.vocabulary_size).to(device).train()
+    plain.load_from(model)
+    transformer = PlainTransformer(config.options, model.vocabulary_size).to(device).train()
+    xavier_initialise(transformer)
+
+    def steps(trainer: PlainTrainer, batches: list[IntArray]) -> None:
+        for rows in batches:
+            trainer.step(examples.batch(rows).to(device))
+        synchronise(device)
+
+    sizes = {PLAIN: config.training.batch_size, TRANSFORMER: TRANSFORMER_BATCH}
+    return {
+        name: partial(
+            steps,
+            PlainTrainer(model, config.options.size, config.training),
+            _random_batches(examples, sizes[name], config.training.seed, job.steps),
+        )
+        for name, model in ((PLAIN, plain), (TRANSFORMER, transformer))
+    }
 
 
 @dataclass
@@ -95,45 +166,32 @@ class _Bench:
     config: RunConfig
     data: PreparedData
     examples: Examples
-    source: Examples | ResidentExamples  # of the fast path's batches
     machine: dict[str, Any]
+    fast: Side
+    plain: Side
 
     def run(self, say: Say) -> Report:
         """Fast path alone first, so that its memory can be read; then all contenders in alternation."""
-        settings, config, device = self.settings, self.config, self.settings.device
-        batches = bucketed_batches(self.examples, config.training, settings.steps)
-        model = build_model(config, self.data).to(device).train()
-        fast = FastTrainer(model, config)
+        settings, training = self.settings, self.config.training
+        batches = bucketed_batches(self.examples, training, settings.steps)
         say("training the fast path alone for its memory")
-        for rows in self._widest_batches():
-            fast.step(self.source.batch(rows).to(device), "fp32")
-        memory = peak_memory()
+        memory = self.fast.run(MEMORY)
         say("measuring the matrix rate")
         rates = {precision: self._rates(batches, precision) for precision in settings.precisions or DTYPES}
         best = {precision: max(series, key=lambda one: one.median) for precision, series in rates.items()}
         if not settings.precisions and best["bf16"].median <= best["fp32"].median:
             del rates["bf16"], best["bf16"]
-        plain = PlainCTSM(config.options, len(self.data.vocabulary)).to(device).train()
-        plain.load_from(model)
-        transformer = PlainTransformer(config.options, len(self.data.vocabulary)).to(device).train()
-        xavier_initialise(transformer)
-        size = config.options.size
-        plain_trainer, transformer_trainer = (PlainTrainer(one, size, config.training) for one in (plain, transformer))
-        random = self._random_batches(config.training.batch_size)
-        sixteens = self._random_batches(TRANSFORMER_BATCH)
-        contenders = {
-            **{f"fast CTSM, {one}": self._fast_run(fast, batches, one) for one in rates},
-            PLAIN: self._plain_run(plain_trainer, random),
-            TRANSFORMER: self._plain_run(transformer_trainer, sixteens),
-        }
-        counts = {**{name: _examples(batches) for name in contenders}, PLAIN: _examples(random)}
-        counts[TRANSFORMER] = _examples(sixteens)
-        seconds = alternate(contenders, settings.rounds, say, device)
+        counts = {_fast(precision): sum(map(len, batches)) for precision in rates}
+        for name, size in ((PLAIN, training.batch_size), (TRANSFORMER, TRANSFORMER_BATCH)):
+            counts[name] = sum(map(len, _random_batches(self.examples, size, training.seed, settings.steps)))
+        runs = {name: partial(self._take, name) for name in counts}
         speeds = {
             name: Series(name, "examples/s", tuple(counts[name] / value for value in values))
-            for name, values in seconds.items()
+            for name, values in alternate(runs, settings.rounds, say).items()
         }
-        fastest = max(rates, key=lambda one: speeds[f"fast CTSM, {one}"].median)
+        fastest = max(rates, key=lambda one: speeds[_fast(one)].median)
+        if settings.profile:
+            say(f"timing the stages in {fastest}")
         return Report(
             verb="train",
             machine=self.machine,
@@ -141,18 +199,21 @@ class _Bench:
             data=describe_data(self.data, "train", settings.data is not None),
             series=[*speeds.values(), *(one for series in rates.values() for one in series)],
             figures=self._figures(speeds, best, batches, memory),
-            profile=self._profile(fast, batches, fastest, say) if settings.profile else {},
+            profile=self.fast.run(_profile(fastest)) if settings.profile else {},
             notes=[] if settings.data is not None else [sample_note(self.data)],
         )
+
+    def _take(self, name: str, _round: int) -> None:
+        (self.plain if name in (PLAIN, TRANSFORMER) else self.fast).run(name)
 
     def _figures(
         self, speeds: dict[str, Series], best: dict[Precision, Series], batches: list[IntArray], memory: float
     ) -> list[Figure]:
         """Ratios, shares of the limit, memory, calibration."""
-        work = 2e-9 * self._multiply_adds(batches) / _examples(batches)
+        work = 2e-9 * self._multiply_adds(batches) / sum(map(len, batches))
         figures = []
         for precision, rate in best.items():
-            speed = speeds[f"fast CTSM, {precision}"].median
+            speed = speeds[_fast(precision)].median
             figures += [
                 Figure(f"fast {precision} / plain", "x", speed / speeds[PLAIN].median),
                 Figure(f"arithmetic limit at the rate of {rate.name}", "examples/s", rate.median / work),
@@ -170,34 +231,6 @@ class _Bench:
             Figure("arithmetic of an example, forward and backward", "GFLOP", work),
             Figure("peak memory of the process, fast path alone", "MiB", memory),
         ]
-
-    def _random_batches(self, batch_size: int) -> list[IntArray]:
-        seed = self.config.training.seed
-        return chosen_batches(
-            self.examples, random_batches(len(self.examples), batch_size, seed), self.settings.steps, seed
-        )
-
-    def _widest_batches(self) -> list[IntArray]:
-        """The batches that need most memory: of the longest contexts, and of the longest replies."""
-        size = self.config.training.batch_size
-        lengths = (self.examples.context.lengths, self.examples.target.lengths)
-        return [np.argsort(-one, kind="stable")[:size] for one in lengths]
-
-    def _fast_run(self, trainer: FastTrainer, batches: list[IntArray], precision: Precision) -> Any:
-        def run(_number: int) -> None:
-            keep_freed_memory()
-            for rows in batches:
-                trainer.step(self.source.batch(rows).to(self.settings.device), precision)
-
-        return run
-
-    def _plain_run(self, trainer: PlainTrainer, batches: list[IntArray]) -> Any:
-        def run(_number: int) -> None:
-            return_freed_memory()  # published code does not ask for anything else
-            for rows in batches:
-                trainer.step(self.examples.batch(rows).to(self.settings.device))
-
-        return run
 
     def _multiply_adds(self, batches: list[IntArray]) -> int:
         words = len(self.data.vocabulary)
@@ -225,14 +258,6 @@ class _Bench:
             for name, shape in shapes.items()
         ]
 
-    def _profile(self, fast: FastTrainer, batches: list[IntArray], precision: Precision, say: Say) -> dict[str, float]:
-        """Return the seconds of each stage of a step, the mean over the batches."""
-        say(f"timing the stages in {precision}")
-        device = self.settings.device
-        trainer, timer = uncompiled(fast, self.config), StageTimer(device)
-        with timed_parts(trainer, timer):
-            return timed_steps(trainer, timer, self.source, batches, precision, device)
-
     def _described(self) -> dict[str, Any]:
         settings = self.settings
         return {
@@ -244,5 +269,19 @@ class _Bench:
         }
 
 
-def _examples(batches: Sequence[IntArray]) -> int:
-    return sum(len(rows) for rows in batches)
+def _fast(precision: Precision) -> str:
+    return f"fast CTSM, {precision}"
+
+
+def _profile(precision: Precision) -> str:
+    return f"stages, {precision}"
+
+
+def _random_batches(examples: Examples, batch_size: int, seed: int, steps: int) -> list[IntArray]:
+    return chosen_batches(examples, random_batches(len(examples), batch_size, seed), steps, seed)
+
+
+def _widest_batches(examples: Examples, batch_size: int) -> list[IntArray]:
+    """Return the batches that need most memory: of the longest contexts, and of the longest replies."""
+    lengths = (examples.context.lengths, examples.target.lengths)
+    return [np.argsort(-one, kind="stable")[:batch_size] for one in lengths]

@@ -82,9 +82,9 @@ def _run(verb: str, words: list[str]) -> int:
     from ctsm.parser import Parser
 
     if verb in COMPUTING:
-        from ctsm.memory import keep_freed_memory
+        from ctsm.memory import prepare_for_computing
 
-        keep_freed_memory()
+        prepare_for_computing()
     module = import_module(f"ctsm.cli.{verb}")
     words, overrides = _split_overrides(module, words)
     parser = Parser(prog=f"ctsm {verb}", description=module.HELP, epilog=getattr(module, "EPILOG", None))

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from ctsm.bench.sides import Side, Tasks
+from ctsm.errors import CtsmError
+
+
+def build(word: str) -> Tasks:
+    said: list[str] = []
+
+    def say() -> list[str]:
+        said.append(word)
+        return said
+
+    def fail() -> None:
+        raise CtsmError(f"{word}: cannot be measured.")
+
+    return {"say": say, "fail": fail, "end": lambda: os._exit(3), "where": os.getpid, "wait": lambda: time.sleep(60)}
+
+
+def test_tasks_keep_their_state_in_a_process_of_their_own() -> None:
+    with Side(build, "a") as first, Side(build, "b") as second:
+        assert first.run("say") == ["a"]
+        assert second.run("say") == ["b"]
+        assert first.run("say") == ["a", "a"]
+        assert len({os.getpid(), first.run("where"), second.run("where")}) == 3
+
+
+def test_a_users_error_and_an_early_end_are_told() -> None:
+    with Side(build, "a") as side:
+        with pytest.raises(CtsmError, match="a: cannot be measured"):
+            side.run("fail")
+        assert side.run("say") == ["a"]
+        with pytest.raises(CtsmError, match="end: its process ended with exit code 3"):
+            side.run("end")
+
+
+def test_the_process_ends_with_the_block() -> None:
+    with Side(build, "a") as side:
+        number = side.run("where")
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
