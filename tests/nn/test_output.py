@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ctsm.nn import output, precision
-from ctsm.nn.output import CANDIDATES, FEW, OutputLayer, bf16_words
+from ctsm.nn.output import FEW, OutputLayer
 from ctsm.nn.precision import bf16_products
 
 D = 24
@@ -40,13 +40,6 @@ def log_softmax(scores_NV: Numbers) -> Numbers:
     return found
 
 
-def bf16(values: Numbers) -> Numbers:
-    """Round to bf16: to eight significant bits, ties to even."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
-
-
 @settings(max_examples=40)
 @given(words=st.integers(1, 70), rows=st.integers(1, 2 * FEW + 3), seed=st.integers(0, 99))
 def test_log_probabilities_are_the_log_softmax(words: int, rows: int, seed: int) -> None:
@@ -58,11 +51,10 @@ def test_log_probabilities_are_the_log_softmax(words: int, rows: int, seed: int)
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])
-@pytest.mark.parametrize("in_bf16", [False, True])
-def test_the_result_may_be_written_to(rows: int, in_bf16: bool) -> None:
+def test_the_result_may_be_written_to(rows: int) -> None:
     layer, states = layer_and_states(30, rows, 0, torch.float32)
     before = copy.deepcopy(layer.state_dict())
-    with torch.no_grad(), bf16_words(in_bf16):
+    with torch.no_grad():
         first = layer.log_probabilities(states)
         kept = first.clone()
         first.fill_(7.0)
@@ -111,64 +103,3 @@ def test_in_training_mode_nothing_is_timed_and_the_precision_is_the_contexts(mon
     np.testing.assert_allclose(exact.numpy(), log_softmax(scores(layer, states)), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(exact, rounded, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.05)
-
-
-@settings(max_examples=30)
-@given(words=st.integers(1, 300), rows=st.integers(1, 12), seed=st.integers(0, 99))
-def test_in_bf16_the_best_words_have_their_full_scores_and_the_others_rounded_ones(
-    words: int, rows: int, seed: int
-) -> None:
-    layer, states = layer_and_states(words, rows, seed, torch.float32)
-    with torch.no_grad(), bf16_words():
-        found = layer.log_probabilities(states).double().numpy()
-    exact = scores(layer, states)
-    bias = layer.bias.detach().double().numpy()
-    rounded = bf16(bf16(states.numpy()) @ bf16(layer.weight.detach().numpy()).T) + bias
-    for row in range(rows):
-        # Differences between words: the normaliser cancels.
-        best = int(exact[row].argmax())
-        assert found[row].argmax() == best
-        differences = found[row] - found[row, best]
-        tolerance = 2.0**-7 * np.abs(rounded[row] - bias) + 1e-4  # sums in another order may round the other way
-        as_rounded = np.abs(differences - (rounded[row] - exact[row, best])) <= tolerance
-        as_exact = np.abs(differences - (exact[row] - exact[row, best])) <= 1e-4
-        assert as_exact.sum() >= min(CANDIDATES, words)
-        assert (as_exact | as_rounded).all()
-        np.testing.assert_allclose(np.exp(found[row]).sum(), 1.0, rtol=1e-5)
-
-
-def test_changed_weights_are_converted_anew() -> None:
-    layer, states = layer_and_states(300, 3, 1, torch.float32)
-    with torch.no_grad(), bf16_words():
-        layer.log_probabilities(states)
-        layer.weight.mul_(-1.0)
-        negated = layer.log_probabilities(states)
-        fresh, _ = layer_and_states(300, 3, 1, torch.float32)
-        fresh.weight.mul_(-1.0)
-        assert torch.equal(negated, fresh.log_probabilities(states))
-        layer.weight = torch.nn.Parameter(layer.weight.flip(0))
-        fresh.weight.copy_(fresh.weight.flip(0))
-        assert torch.equal(layer.log_probabilities(states), fresh.log_probabilities(states))
-
-
-def test_unchanged_weights_are_converted_once() -> None:
-    layer, states = layer_and_states(300, 3, 2, torch.float32)
-    with torch.inference_mode(), bf16_words():
-        layer.log_probabilities(states)
-        first = layer._converted
-        layer.log_probabilities(states)
-        assert layer._converted is first
-
-
-def test_the_precision_is_that_of_the_context() -> None:
-    layer, states = layer_and_states(300, 12, 3, torch.float32)
-    with torch.no_grad():
-        exact = layer.log_probabilities(states)
-        with bf16_words():
-            inside = layer.log_probabilities(states)
-            with bf16_words(False):
-                assert torch.equal(layer.log_probabilities(states), exact)
-        with pytest.raises(KeyError), bf16_words():
-            raise KeyError
-        assert torch.equal(layer.log_probabilities(states), exact)
-    assert not torch.equal(inside, exact)

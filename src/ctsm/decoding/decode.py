@@ -13,7 +13,6 @@ from ctsm.decoding.options import DecodingOptions
 from ctsm.decoding.sampling import sample
 from ctsm.decoding.single import Hypothesis
 from ctsm.models.base import Context, EmpatheticModel
-from ctsm.nn.output import bf16_words
 from ctsm.nn.precision import bf16_products
 
 
@@ -25,7 +24,9 @@ def encode_and_decode(
     seeds: Sequence[int] | None = None,
     perceive: bool = False,
 ) -> tuple[Context, list[list[Hypothesis]]]:
-    """Return the encoded contexts of a batch and the replies to each, both in the precision of the options.
+    """Return the encoded contexts of a batch and the replies to each.
+
+    The precision of the options is that of encoding; a word's own products are too small to gain from bf16.
 
     Args:
         model: in evaluation mode.
@@ -51,10 +52,9 @@ def decode(
         seeds: a number from 0 for each context; with `options.seed` it decides what is drawn for this context,
             whatever else is in the batch. Default: the rows' numbers. Only sampling reads them.
     """
-    with bf16_words(options.precision == "bf16"):
-        if options.method == "beam":
-            return beam_search(model, context, options)
-        if options.method == "sample":
-            own_seeds = range(len(context.memory)) if seeds is None else seeds
-            return [[reply] for reply in sample(model, context, options, own_seeds)]
-        return [[reply] for reply in greedy_search(model, context, options)]
+    if options.method == "beam":
+        return beam_search(model, context, options)
+    if options.method == "sample":
+        own_seeds = range(len(context.memory)) if seeds is None else seeds
+        return [[reply] for reply in sample(model, context, options, own_seeds)]
+    return [[reply] for reply in greedy_search(model, context, options)]

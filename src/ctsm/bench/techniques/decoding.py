@@ -20,7 +20,6 @@ from ctsm.decoding.greedy import MAX_TOKENS, NEVER_SAID, greedy
 from ctsm.models.base import Context, DecoderStep
 from ctsm.models.ctsm import CTSM
 from ctsm.nn.decoder import DecoderCache, LayerCache
-from ctsm.nn.output import bf16_words
 from ctsm.nn.pointer import CopySource
 from ctsm.nn.top_k import top_k
 from ctsm.text.vocabulary import EOS
@@ -100,7 +99,6 @@ def decoding_pairs(sample: Sample) -> list[Pair]:
         _stopping(sample),
         _best_word(sample),
         _top_words(sample),
-        _bf16_words(sample),
     ]
 
 
@@ -256,16 +254,6 @@ def _top_words(sample: Sample) -> Pair:
 
     name = f"the {BEST} best words without building the mixture"
     return _of_steps(sample, name, "a dense mixture `[N, V]`", fast, slow)
-
-
-def _bf16_words(sample: Sample) -> Pair:
-    words = _words_of(sample)
-
-    def in_bf16(hidden_BD: Tensor, copy_scores_BS: Tensor, source: CopySource) -> list[Tensor]:
-        with bf16_words():
-            return words(hidden_BD, copy_scores_BS, source)
-
-    return _of_steps(sample, "vocabulary in bf16, the best words scored again in fp32", "fp32", in_bf16, words)
 
 
 def _words_of(sample: Sample) -> Choose:
