@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -113,7 +114,7 @@ def test_in_bf16_every_word_said_is_nearly_the_best(model: CTSM, definition: Any
     """Words and log-probabilities against the definition in float64, with what bf16 may lose: far less than a tenth."""
     options = DecodingOptions(max_tokens=8, precision="bf16")
     with patch("ctsm.nn.precision.SMALLEST", 1):  # a tiny model has no large products
-        _, replies = encode_and_decode(model, definition.batch(contexts), options)
+        _, replies = encode_and_decode(deepcopy(model).float(), definition.batch(contexts), options)
     for context, (reply,) in zip(contexts, replies, strict=True):
         after = definition.log_distribution(model, context)
         total = 0.0
@@ -127,7 +128,7 @@ def test_in_bf16_every_word_said_is_nearly_the_best(model: CTSM, definition: Any
 
 def test_the_precision_of_a_call_does_not_stay(model: CTSM, definition: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctsm.nn.precision.SMALLEST", 1)
-    batch = definition.batch([[9, 10, 11], [12, 13]])
+    model, batch = deepcopy(model).float(), definition.batch([[9, 10, 11], [12, 13]])
     options = DecodingOptions(max_tokens=8)
     before, replies = encode_and_decode(model, batch, options)
     in_bf16, _ = encode_and_decode(model, batch, replace(options, precision="bf16"))
