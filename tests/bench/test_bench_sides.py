@@ -19,7 +19,14 @@ def build(word: str) -> Tasks:
     def fail() -> None:
         raise CtsmError(f"{word}: cannot be measured.")
 
-    return {"say": say, "fail": fail, "end": lambda: os._exit(3), "where": os.getpid, "wait": lambda: time.sleep(60)}
+    return {
+        "say": say,
+        "add": lambda a, b: a + b,
+        "fail": fail,
+        "end": lambda: os._exit(3),
+        "where": os.getpid,
+        "wait": lambda: time.sleep(60),
+    }
 
 
 def test_tasks_keep_their_state_in_a_process_of_their_own() -> None:
@@ -27,6 +34,7 @@ def test_tasks_keep_their_state_in_a_process_of_their_own() -> None:
         assert first.run("say") == ["a"]
         assert second.run("say") == ["b"]
         assert first.run("say") == ["a", "a"]
+        assert first.run("add", 2, 3) == 5
         assert len({os.getpid(), first.run("where"), second.run("where")}) == 3
 
 

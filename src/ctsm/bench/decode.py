@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from ctsm.bench.inputs import (
     sample_note,
 )
 from ctsm.bench.machine import describe_machine, multiply_add_rate, synchronise
+from ctsm.bench.reference.base import PlainModel
 from ctsm.bench.reference.ctsm import PlainCTSM
 from ctsm.bench.reference.greedy import plain_greedy
 from ctsm.bench.reference.transformer import PlainTransformer
 from ctsm.bench.report import Figure, Report, Series
+from ctsm.bench.sides import Side, Tasks
 from ctsm.bench.timing import alternate
 from ctsm.corpus.batches import Examples, IntArray, sorted_batches
 from ctsm.corpus.prepared import PreparedData
@@ -33,7 +36,6 @@ from ctsm.decoding.decode import encode_and_decode
 from ctsm.decoding.options import DecodingOptions, Precision
 from ctsm.device import require_device
 from ctsm.evaluation.metrics import accuracy, distinct, reply_statistics
-from ctsm.memory import prepare_for_computing, return_freed_memory
 from ctsm.models.base import EmpatheticModel, xavier_initialise
 
 TRANSFORMER_MILLISECONDS = 180.0
@@ -87,7 +89,26 @@ def bench_decode(settings: DecodeSettings, say: Say) -> Report:
     machine = describe_machine(settings.device)
     given = (settings.run, settings.data, settings.config)
     with model_and_data(*given, settings.device, say) as (model, _, data):
-        return _Bench(settings, model, data, require_examples(data, settings.split), machine).run(say)
+        examples = require_examples(data, settings.split)
+        with Side(_plain_side, replace(settings, data=data.directory)) as plain:
+            return _Bench(settings, model, data, examples, plain, machine).run(say)
+
+
+def _plain_side(settings: DecodeSettings) -> Tasks:
+    """What published code does, with the parameters of the fast path, in a process that asks for no special memory."""
+    device = settings.device
+    given = (settings.run, settings.data, settings.config)
+    with model_and_data(*given, device, lambda _message: None) as (model, _, data):
+        examples = data.examples(settings.split)
+        plain = PlainCTSM(model.options, model.vocabulary_size).to(device).eval()
+        plain.load_from(model)
+        transformer = PlainTransformer(model.options, model.vocabulary_size).to(device).eval()
+        xavier_initialise(transformer)
+
+    def answer(plain_model: PlainModel, rows: IntArray) -> dict[int, list[int]]:
+        return {int(row): plain_greedy(plain_model, examples.batch(np.array([row])).to(device)) for row in rows}
+
+    return {PLAIN: partial(answer, plain), TRANSFORMER: partial(answer, transformer)}
 
 
 class Answer(NamedTuple):
@@ -103,6 +124,7 @@ class _Bench:
     model: EmpatheticModel
     data: PreparedData
     examples: Examples
+    plain: Side
     machine: dict[str, Any]
     answers: dict[Precision, dict[int, Answer]] = field(default_factory=dict)
     plain_replies: dict[int, list[int]] = field(default_factory=dict)
@@ -114,15 +136,11 @@ class _Bench:
         contexts = evenly_spaced(lengths, settings.contexts)
         sample = contexts[evenly_spaced(lengths[contexts], settings.replies)]
         rounds = min(settings.rounds, len(sample))
-        plain = PlainCTSM(self.model.options, self.model.vocabulary_size).to(device).eval()
-        plain.load_from(self.model)
-        transformer = PlainTransformer(self.model.options, self.model.vocabulary_size).to(device).eval()
-        xavier_initialise(transformer)
         parts = {number: sample[number::rounds] for number in range(rounds)} | {-1: sample[:2]}
         contenders: dict[str, Callable[[int], None]] = {
             **{FAST[one]: self._greedy_run(contexts, one) for one in self._precisions()},
-            PLAIN: lambda number: self._plain_greedy(plain, parts[number]),
-            TRANSFORMER: lambda number: self._transformer_greedy(transformer, parts[number][::4]),
+            PLAIN: lambda number: self.plain_replies.update(self.plain.run(PLAIN, parts[number])),
+            TRANSFORMER: lambda number: self.plain.run(TRANSFORMER, parts[number][::4]),
         }
         seconds = alternate(contenders, rounds, say, device)
         counts = {
@@ -225,7 +243,6 @@ class _Bench:
 
     def _greedy_run(self, rows: IntArray, precision: Precision) -> Callable[[int], None]:
         def run(_number: int) -> None:
-            prepare_for_computing()
             self.answers[precision] = self._decode(rows, BATCH, DecodingOptions(precision=precision))
 
         return run
@@ -241,19 +258,6 @@ class _Bench:
             for row, best, emotion in zip(rows[places].tolist(), found, emotions, strict=True):
                 answers[row] = Answer(best[0].words, emotion)
         return answers
-
-    def _plain_greedy(self, model: PlainCTSM, rows: IntArray) -> None:
-        return_freed_memory()  # published code does not ask for anything else
-        for row in rows:
-            self.plain_replies[int(row)] = plain_greedy(model, self._single(row))
-
-    def _transformer_greedy(self, model: PlainTransformer, rows: IntArray) -> None:
-        return_freed_memory()
-        for row in rows:
-            plain_greedy(model, self._single(row))
-
-    def _single(self, row: Any) -> Any:
-        return self.examples.batch(np.array([row])).to(self.settings.device)
 
 
 def _json_settings(settings: DecodeSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ctsm.errors import CtsmError
 
-Tasks = Mapping[str, Callable[[], Any]]
+Tasks = Mapping[str, Callable[..., Any]]
 
 
 class Side:
@@ -28,14 +28,14 @@ class Side:
         self._process.start()
         other.close()
 
-    def run(self, name: str) -> Any:
-        """Run a task and return what it returns.
+    def run(self, name: str, *arguments: Any) -> Any:
+        """Run a task with arguments and return what it returns; both are pickled.
 
         Raises:
             CtsmError: the task raised it, or the process ended.
         """
         try:
-            self._connection.send(name)
+            self._connection.send((name, arguments))
             found, error = self._connection.recv()
         except (EOFError, OSError) as broken:
             self._process.join()
@@ -64,12 +64,12 @@ def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple
     tasks: Tasks = {}
     while True:
         try:
-            name = connection.recv()
+            name, given = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
         try:
             tasks = tasks or build(*arguments)
-            connection.send((tasks[name](), None))
+            connection.send((tasks[name](*given), None))
         except CtsmError as error:
             connection.send((None, str(error)))
         except KeyboardInterrupt:
