@@ -10,20 +10,6 @@ import pytest
 
 from ctsm import memory
 
-RESIDENT = """
-from pathlib import Path
-import numpy as np
-from ctsm import memory
-assert memory.keep_freed_memory()
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1])
-first, second = np.ones(30 << 17), np.ones(30 << 17)
-del first  # a gap below the second
-before = resident()
-memory.trim_memory()
-print(before - resident())
-"""
-
 COUNT_FAULTS = """
 import resource, sys
 import numpy as np
@@ -56,13 +42,6 @@ def test_freed_buffers_are_used_again_without_new_pages_until_they_are_to_be_ret
     assert usual / 2 < returned < 2 * usual
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
-def test_trimming_gives_back_gaps_too() -> None:
-    run = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)
-    pages = (30 << 20) // resource.getpagesize()
-    assert 0.9 * pages < int(run.stdout) < 1.2 * pages
-
-
 HUGE = """
 from pathlib import Path
 from ctsm import memory
@@ -70,17 +49,27 @@ def huge_pages():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 held = []
-def mapped_huge():
+def mapped_huge(megabytes):
     before = huge_pages()
-    held.append(bytearray(b"1") * (64 << 20))
+    held.append(bytearray(b"1") * (megabytes << 20))
     return huge_pages() - before
 memory.keep_freed_memory()
-print(mapped_huge())
-print(memory.use_huge_pages(), mapped_huge())
-memory.trim_memory()
-print(mapped_huge())
-memory.return_freed_memory()
-print(mapped_huge())
+print(mapped_huge(30))
+print(memory.use_huge_pages(), mapped_huge(30), mapped_huge(64))
+"""
+
+GIVEN_BACK = """
+from pathlib import Path
+from ctsm import memory
+memory.RESERVED = 16 << 20
+memory.prepare_for_computing()
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+before = resident()
+large = bytearray(b"1") * (256 << 20)
+during = resident()
+del large
+print(during - before, resident() - before)
 """
 
 
@@ -91,17 +80,24 @@ def huge_pages_on_request() -> bool:
 
 
 @pytest.mark.skipif(not huge_pages_on_request(), reason="this system has no huge pages on request")
-def test_the_heap_grows_in_huge_pages_while_they_are_asked_for() -> None:
+def test_the_heap_grows_in_huge_pages_once_they_are_asked_for() -> None:
     run = subprocess.run([sys.executable, "-c", HUGE], check=True, capture_output=True, text=True)
-    before, (asked, during), trimmed, after = (line.split() for line in run.stdout.splitlines())
-    most = 0.9 * (64 << 10)
-    assert (int(before[0]), asked, int(after[0])) == (0, "True", 0)
-    assert int(during) > most
-    assert int(trimmed[0]) > most
+    (before,), (asked, first, second) = (line.split() for line in run.stdout.splitlines())
+    assert (int(before), asked) == (0, "True")
+    assert int(first) + int(second) > 0.9 * (94 << 10)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_larger_buffers_that_what_is_kept_has_no_room_for_are_given_back() -> None:
+    run = subprocess.run([sys.executable, "-c", GIVEN_BACK], check=True, capture_output=True, text=True)
+    pages = (256 << 20) // resource.getpagesize()
+    during, after = map(int, run.stdout.split())
+    assert during >= pages
+    assert after < pages / 20
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not memory.use_huge_pages()
     assert not memory.keep_freed_memory()
-    memory.trim_memory()
+    assert not memory.return_freed_memory()

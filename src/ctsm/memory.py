@@ -9,23 +9,22 @@ from pathlib import Path
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
 """Parameters of `mallopt`, as in glibc's malloc.h."""
 
-KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: (1 << 31) - 1, TOP_PAD: 64 << 20}
+KEEPING = {MMAP_MAX: 1 << 16, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: (1 << 31) - 1, TOP_PAD: 64 << 20}
 USUAL = {MMAP_MAX: 1 << 16, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10}
 """What glibc's thresholds grow to by themselves in a process that frees buffers of 32 MB."""
 
-MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
+MADV_HUGEPAGE = 14
 RESERVED = 3 << 29
 """Bytes by which the heap grows for huge pages: what a run keeps and some more. Untouched they cost no memory."""
 
-_huge = False
-
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep large buffers that were freed for the next ones, instead of giving them back to the system.
+    """Let glibc keep buffers of up to 32 MB that were freed for the next ones, instead of giving them back.
 
     A training step makes and frees some dozens of buffers of 20 MB and more. glibc gives each back at once, and the
-    next one's pages are mapped and zeroed again: thousands of page faults a step, a tenth of its time and more. Kept
-    memory stays with the process until it ends, so this is for processes that compute and then end.
+    next one's pages are mapped and zeroed again: thousands of page faults a step, a tenth of its time and more. Larger
+    buffers for which the heap has no room are still given back: they are rare, and would stay for good. Kept memory
+    stays with the process until it ends, so this is for processes that compute and then end.
 
     Returns:
         Whether it was done; False with another C library, where nothing happens.
@@ -34,76 +33,48 @@ def keep_freed_memory() -> bool:
 
 
 def use_huge_pages() -> bool:
-    """Ask Linux to map the memory that glibc hands out next in pages of 2 MB, where the system permits that.
+    """Ask Linux to map the heap in pages of 2 MB from here on, where the system permits that.
 
     A training step passes over some hundred MB. In pages of 4 KB the processor finds few of their addresses in its
     cache of them, which is dearest on virtual machines. This is for processes that keep freed memory, because only
-    what stays in the heap is used again; memory that is not touched is not mapped either way.
+    what stays in the heap is used again; what is not touched is not mapped either way. Buffers beside the heap are
+    PyTorch's to ask for (THP_MEM_ALLOC_ENABLE).
 
     Returns:
         Whether it was done; False with another C library or kernel, where nothing happens.
     """
-    global _huge
-    if not _huge:
-        _huge = _grow_huge()
-    return _huge
+    if platform.system() != "Linux" or not _set({MMAP_MAX: 0}):
+        return False
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    reserved = ctypes.c_void_p(library.malloc(ctypes.c_size_t(RESERVED)))  # no other mapping is allowed, so in the heap
+    library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    ranges = [line.split()[0].split("-") for line in maps if line.endswith("[heap]")]
+    sizes = {int(first, 16): int(end, 16) - int(first, 16) for first, end in ranges}
+    done = bool(sizes) and all(library.madvise(first, size, MADV_HUGEPAGE) == 0 for first, size in sizes.items())
+    library.free(reserved)
+    return _set({MMAP_MAX: KEEPING[MMAP_MAX]}) and done
 
 
 def prepare_for_computing() -> None:
     """Keep freed memory, in huge pages: the settings of every verb that computes and then ends."""
-    keep_freed_memory()
-    use_huge_pages()
+    if keep_freed_memory():
+        use_huge_pages()
 
 
 def return_freed_memory() -> bool:
     """Let glibc give freed buffers back as it usually does: what other programs are measured with.
 
-    What is free now is given back at once, or it would be used again without new pages, and no more huge pages are
-    asked for.
+    What is free now is given back at once, or it would be used again without new pages.
 
     Returns:
         Whether it was done; False with another C library, where nothing happens.
     """
-    global _huge
-    if _huge:
-        _advise_heap(MADV_NOHUGEPAGE)
-    done, _huge = _set(USUAL), False
-    trim_memory()
-    return done
-
-
-def trim_memory() -> None:
-    """Give back all memory that is free now, at the cost of new pages for the buffers that come next.
-
-    Where buffers of many sizes are kept, gaps between them add up: what now and then needs much memory trims before
-    and after.
-    """
-    if _is_glibc():
+    done = _set(USUAL)
+    if done:
         ctypes.CDLL(None).malloc_trim(0)
-        if _huge:
-            _grow_huge()  # the end of the heap was given back, and what was asked for it with it
-
-
-def _grow_huge() -> bool:
-    """Let the heap grow by RESERVED bytes, ask for huge pages for all of it, and leave them to the next buffers."""
-    if platform.system() != "Linux" or not _is_glibc():
-        return False
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    reserved = ctypes.c_void_p(library.malloc(ctypes.c_size_t(RESERVED)))
-    done = _advise_heap(MADV_HUGEPAGE)
-    library.free(reserved)
     return done
-
-
-def _advise_heap(advice: int) -> bool:
-    """Tell Linux how to map the heap; return whether it accepts that."""
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    ranges = [line.split()[0].split("-") for line in maps if line.endswith("[heap]")]
-    sizes = {int(first, 16): int(end, 16) - int(first, 16) for first, end in ranges}
-    return bool(sizes) and all(madvise(first, size, advice) == 0 for first, size in sizes.items())
 
 
 def _set(parameters: dict[int, int]) -> bool:

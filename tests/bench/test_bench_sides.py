@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -25,7 +24,6 @@ def build(word: str) -> Tasks:
         "fail": fail,
         "end": lambda: os._exit(3),
         "where": os.getpid,
-        "wait": lambda: time.sleep(60),
     }
 
 

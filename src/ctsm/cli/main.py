@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # oneDNN compiles a kernel for every shape of a bf16 product. A training run meets some thousands, and the thousand
     # that are kept by default push each other out.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+    # PyTorch then asks for huge pages for large buffers; see ctsm.memory, which asks for them for the heap.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())

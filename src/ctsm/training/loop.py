@@ -25,7 +25,6 @@ from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
 from ctsm.evaluation.scoring import score_examples
 from ctsm.files import exclusive, read_json, remove_leftovers, write_json
-from ctsm.memory import trim_memory
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, WordTables
 from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bundle
@@ -35,8 +34,6 @@ from ctsm.training.reporter import Reporter, tensorboard_writer
 from ctsm.training.step import Stepper, adam
 
 RUN = "run.json"
-LARGE = 3
-"""Times the mean size of a batch from which on it gets memory of its own: a batch in fifty or so."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +111,6 @@ def train(
     return Outcome(progress, caught[0] if caught else None)
 
 
-@contextmanager
-def _room(wanted: bool) -> Iterator[None]:
-    """Give free memory back before and after what needs much more than a usual step.
-
-    Its buffers fit in no gap between those of usual steps, and would be kept for the rest of the run.
-    """
-    if wanted:
-        trim_memory()
-    yield
-    if wanted:
-        trim_memory()
-
-
 @dataclass
 class _Trainer:
     """The state of a running training; `progress` is what a checkpoint keeps of it."""
@@ -145,7 +129,6 @@ class _Trainer:
         training, progress = self.config.training, self.progress
         train = training_examples(self.data.examples("train", self.model.needs), training, self.device)
         batches = _batches(train, self.config, progress.iteration)
-        usual = training.batch_size * float(train.context.lengths.mean())
         take_step = Stepper(self.model, self.optimizer, self.config)
         dev = self.data.examples("dev", self.model.needs)
         window = _Window(progress, self.device)
@@ -155,8 +138,7 @@ class _Trainer:
         while not progress.finished and not interrupted():
             batch = next(batches).to(self.device)
             progress.iteration += 1
-            with _room(batch.context.numel() > LARGE * usual):
-                terms = take_step(batch, progress.iteration)
+            terms = take_step(batch, progress.iteration)
             window.add(terms)
             reporter.advance(progress.iteration)
             self._tick()
@@ -166,8 +148,7 @@ class _Trainer:
             progress.finished = progress.iteration >= training.iterations
             evaluate = progress.finished or progress.iteration % training.evaluate_every == 0
             if evaluate:
-                with _room(True):
-                    self._evaluate(dev, reporter)
+                self._evaluate(dev, reporter)
             if evaluate or progress.iteration % training.checkpoint_every == 0:
                 self._save(window, reporter)
                 saved = progress.iteration
@@ -184,7 +165,8 @@ class _Trainer:
         """Score dev, keep the model if it is the best so far, count patience."""
         self._require_finite()
         progress = self.progress
-        scores = score_examples(self.model, dev, device=self.device)
+        # No larger than a step's batches, so that an evaluation needs no more memory than a step.
+        scores = score_examples(self.model, dev, self.config.training.batch_size, self.device)
         self.model.train()
         values = {
             "ppl_example": perplexity_by_example(scores.nll, scores.tokens),
