@@ -23,7 +23,7 @@ HELP = {
     "no_repeat_ngram": "say no sequence of this many words twice in a reply (0: off)",
     "repetition_penalty": "factor on the log-probability of words said before in the reply (1: off)",
     "seed": "sample: makes the replies repeatable (default: new ones each time)",
-    "precision": "of the large matrix products: fp32, or bf16 (faster on processors with bf16 units)",
+    "precision": "of encoding contexts: fp32, or bf16 (faster for large batches on processors with bf16 units)",
 }
 
 

@@ -166,7 +166,7 @@ class _Trainer:
         self._require_finite()
         progress = self.progress
         # No larger than a step's batches, so that an evaluation needs no more memory than a step.
-        scores = score_examples(self.model, dev, self.config.training.batch_size, self.device)
+        scores = score_examples(self.model, dev, batch_size=self.config.training.batch_size, device=self.device)
         self.model.train()
         values = {
             "ppl_example": perplexity_by_example(scores.nll, scores.tokens),
