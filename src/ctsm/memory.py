@@ -15,7 +15,7 @@ USUAL = {MMAP_MAX: 1 << 16, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, 
 
 MADV_HUGEPAGE = 14
 RESERVED = 3 << 29
-"""Bytes by which the heap grows for huge pages: what a run keeps and some more. Untouched they cost no memory."""
+"""Bytes by which the heap grows for huge pages: most of what a run keeps. They are mapped when they are touched."""
 
 
 def keep_freed_memory() -> bool:
@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def use_huge_pages() -> bool:
-    """Ask Linux to map the heap in pages of 2 MB from here on, where the system permits that.
+    """Let the heap grow by 1.5 GiB of addresses and ask Linux to map them in pages of 2 MB, where it permits that.
 
     A training step passes over some hundred MB. In pages of 4 KB the processor finds few of their addresses in its
     cache of them, which is dearest on virtual machines. This is for processes that keep freed memory, because only
@@ -41,20 +41,22 @@ def use_huge_pages() -> bool:
     PyTorch's to ask for (THP_MEM_ALLOC_ENABLE).
 
     Returns:
-        Whether it was done; False with another C library or kernel, where nothing happens.
+        Whether it was done; False with another C library or kernel, or where addresses are short: nothing happens.
     """
-    if platform.system() != "Linux" or not _set({MMAP_MAX: 0}):
+    if platform.system() != "Linux" or not _set({MMAP_MAX: 0}):  # nothing may be mapped beside the heap meanwhile
         return False
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
-    reserved = ctypes.c_void_p(library.malloc(ctypes.c_size_t(RESERVED)))  # no other mapping is allowed, so in the heap
     library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    ranges = [line.split()[0].split("-") for line in maps if line.endswith("[heap]")]
-    sizes = {int(first, 16): int(end, 16) - int(first, 16) for first, end in ranges}
-    done = bool(sizes) and all(library.madvise(first, size, MADV_HUGEPAGE) == 0 for first, size in sizes.items())
-    library.free(reserved)
-    return _set({MMAP_MAX: KEEPING[MMAP_MAX]}) and done
+    reserved: int | None = library.malloc(ctypes.c_size_t(RESERVED))
+    try:
+        return any(
+            first <= (reserved or 0) < end and library.madvise(first, end - first, MADV_HUGEPAGE) == 0
+            for first, end in _heap()
+        )
+    finally:
+        library.free(ctypes.c_void_p(reserved))
+        _set({MMAP_MAX: KEEPING[MMAP_MAX]})
 
 
 def prepare_for_computing() -> None:
@@ -75,6 +77,16 @@ def return_freed_memory() -> bool:
     if done:
         ctypes.CDLL(None).malloc_trim(0)
     return done
+
+
+def _heap() -> list[tuple[int, int]]:
+    """Return where the parts of this process's heap begin and end; none where the system does not tell."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    ranges = [line.split()[0].split("-") for line in maps if line.endswith("[heap]")]
+    return [(int(first, 16), int(end, 16)) for first, end in ranges]
 
 
 def _set(parameters: dict[int, int]) -> bool:

@@ -129,7 +129,7 @@ def test_goals_are_read_from_the_reports(results: Path, document: Path) -> None:
     assert goals["training against the arithmetic limit"] == ["at least 25 %", "fp32 30.0 %, bf16 21.5 %", "NOT met"]
     assert goals["training, examples/s against the plain path, batch 16"][1:] == ["fp32 3.00 x, bf16 7.25 x", "met"]
     minutes = [17_250 * 16 / speed / 60 for speed in (25.0, 92.0)]
-    assert goals["full run, 17,250 steps of 16, by examples/s; ten evaluations take 4 of 60 min"] == [
+    assert goals["full run, 17,250 steps of 16, by examples/s; ten evaluations take up to 4 of 60 min"] == [
         "at most 56 min",
         f"fp32 {minutes[0]:.0f} min, bf16 {minutes[1]:.1f} min",
         "met",

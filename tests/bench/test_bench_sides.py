@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ def build(word: str) -> Tasks:
         "say": say,
         "add": lambda a, b: a + b,
         "fail": fail,
+        "read": Path("/no/such/file").read_bytes,
+        "break": lambda: 1 // 0,
         "end": lambda: os._exit(3),
         "where": os.getpid,
     }
@@ -40,9 +43,16 @@ def test_a_users_error_and_an_early_end_are_told() -> None:
     with Side(build, "a") as side:
         with pytest.raises(CtsmError, match="a: cannot be measured"):
             side.run("fail")
+        with pytest.raises(CtsmError, match="/no/such/file"):
+            side.run("read")
         assert side.run("say") == ["a"]
         with pytest.raises(CtsmError, match="end: its process ended with exit code 3"):
             side.run("end")
+
+
+def test_a_fault_ends_the_process_and_is_told() -> None:
+    with Side(build, "a") as side, pytest.raises(CtsmError, match="break: its process ended with exit code 1"):
+        side.run("break")
 
 
 def test_the_process_ends_with_the_block() -> None:

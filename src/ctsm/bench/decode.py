@@ -170,7 +170,8 @@ class _Bench:
         """Return fp32, and bf16 if it was asked for or is worth it here."""
         wanted = "bf16" in self.settings.precisions
         if not self.settings.precisions:
-            shape = (BATCH, self.model.options.size, self.model.vocabulary_size, self.settings.device)
+            words = BATCH * int(self.examples.context.lengths.mean())
+            shape = (words, self.model.options.size, self.model.options.size, self.settings.device)
             wanted = multiply_add_rate(torch.bfloat16, *shape) > multiply_add_rate(torch.float32, *shape)
         return ["fp32", "bf16"] if wanted else ["fp32"]
 

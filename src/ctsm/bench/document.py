@@ -61,7 +61,7 @@ GOALS = (
     Goal("training, examples/s against the plain path, batch 16", "train", r"fast (\w+) / plain", 4, False, "x"),
     Goal("training against the arithmetic limit", "train", r"share of the limit, (\w+)", 25, False, "%"),
     Goal(
-        "full run, 17,250 steps of 16, by examples/s; ten evaluations take 4 of 60 min",
+        "full run, 17,250 steps of 16, by examples/s; ten evaluations take up to 4 of 60 min",
         *("train", r"fast CTSM, (\w+)", 56, True, "min"),
         lambda speed: FULL_RUN / speed / 60,
     ),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 from ctsm.errors import CtsmError
+from ctsm.files import describe_os_error
 
 Tasks = Mapping[str, Callable[..., Any]]
 
@@ -32,7 +35,7 @@ class Side:
         """Run a task with arguments and return what it returns; both are pickled.
 
         Raises:
-            CtsmError: the task raised it, or the process ended.
+            CtsmError: the task raised it or an OSError, or the process ended.
         """
         try:
             self._connection.send((name, arguments))
@@ -61,16 +64,17 @@ class Side:
 
 def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple[Any, ...]) -> None:
     """Answer requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks is interrupted too, and ends this one
     tasks: Tasks = {}
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError):  # the process that asks has gone
+        while True:
             name, given = connection.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            tasks = tasks or build(*arguments)
-            connection.send((tasks[name](*given), None))
-        except CtsmError as error:
-            connection.send((None, str(error)))
-        except KeyboardInterrupt:
-            return  # the process that asks is interrupted too, and says so
+            found, problem = None, None
+            try:
+                tasks = tasks or build(*arguments)
+                found = tasks[name](*given)
+            except CtsmError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = describe_os_error(error)
+            connection.send((found, problem))

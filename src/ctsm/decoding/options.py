@@ -47,8 +47,8 @@ class DecodingOptions:
         no_repeat_ngram: no sequence of this many words occurs twice in a reply; 0 for no such rule.
         repetition_penalty: factor on the log-probability of a word that the reply has already; 1 for none.
         seed: of sampling; None draws a new one each time.
-        precision: of encoding contexts; bf16 is faster for large batches on processors with bf16 units, and a few replies
-            differ.
+        precision: of encoding contexts; bf16 is faster for large batches on processors with bf16 units, and a few
+            replies differ.
     """
 
     method: Method = "greedy"

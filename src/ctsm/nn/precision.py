@@ -4,7 +4,8 @@ Inside `with bf16_products():` the linear maps below compute forward and backwar
 parameters, gradients, sums and the optimiser stay in fp32. This is what torch.autocast does, with two differences that
 decide whether it is faster on a CPU: row counts are rounded up to few values, because oneDNN compiles a kernel for
 every new bf16 shape, and small products are left alone, because there the conversions cost more than they save.
-Which products are large depends on the batch, so this is for training: published scores never use it.
+Which products are large depends on the batch, so this is for training, and for encoding where `--precision bf16` asks
+for it: published scores never use it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ctsm.corpus.resident import ResidentExamples
 from ctsm.device import require_device
 from ctsm.errors import CtsmError
 from ctsm.evaluation.metrics import accuracy, perplexity_by_example, perplexity_by_token
-from ctsm.evaluation.scoring import score_examples
+from ctsm.evaluation.scoring import SCORING_BATCH, score_examples
 from ctsm.files import exclusive, read_json, remove_leftovers, write_json
 from ctsm.models import model_class
 from ctsm.models.base import EmpatheticModel, WordTables
@@ -34,6 +34,7 @@ from ctsm.training.reporter import Reporter, tensorboard_writer
 from ctsm.training.step import Stepper, adam
 
 RUN = "run.json"
+LEAST_SCORED = 8
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,9 @@ class _Trainer:
         """Score dev, keep the model if it is the best so far, count patience."""
         self._require_finite()
         progress = self.progress
-        # No larger than a step's batches, so that an evaluation needs no more memory than a step.
-        scores = score_examples(self.model, dev, batch_size=self.config.training.batch_size, device=self.device)
+        # In batches no larger than a step's, so that an evaluation needs no more memory than a step.
+        batch_size = min(SCORING_BATCH, max(LEAST_SCORED, self.config.training.batch_size))
+        scores = score_examples(self.model, dev, batch_size=batch_size, device=self.device)
         self.model.train()
         values = {
             "ppl_example": perplexity_by_example(scores.nll, scores.tokens),
