@@ -13,6 +13,7 @@ def build(word: str) -> Tasks:
     said: list[str] = []
 
     def say() -> list[str]:
+        print("a message, no answer")
         said.append(word)
         return said
 
@@ -31,7 +32,7 @@ def build(word: str) -> Tasks:
 
 
 def test_tasks_keep_their_state_in_a_process_of_their_own() -> None:
-    with Side(build, "a") as first, Side(build, "b") as second:
+    with Side(build, word="a") as first, Side(build, word="b") as second:
         assert first.run("say") == ["a"]
         assert second.run("say") == ["b"]
         assert first.run("say") == ["a", "a"]
@@ -40,7 +41,7 @@ def test_tasks_keep_their_state_in_a_process_of_their_own() -> None:
 
 
 def test_a_users_error_and_an_early_end_are_told() -> None:
-    with Side(build, "a") as side:
+    with Side(build, word="a") as side:
         with pytest.raises(CtsmError, match="a: cannot be measured"):
             side.run("fail")
         with pytest.raises(CtsmError, match="/no/such/file"):
@@ -51,12 +52,12 @@ def test_a_users_error_and_an_early_end_are_told() -> None:
 
 
 def test_a_fault_ends_the_process_and_is_told() -> None:
-    with Side(build, "a") as side, pytest.raises(CtsmError, match="break: its process ended with exit code 1"):
+    with Side(build, word="a") as side, pytest.raises(CtsmError, match="break: its process ended with exit code 1"):
         side.run("break")
 
 
 def test_the_process_ends_with_the_block() -> None:
-    with Side(build, "a") as side:
+    with Side(build, word="a") as side:
         number = side.run("where")
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,23 +90,24 @@ def bench_decode(settings: DecodeSettings, say: Say) -> Report:
     given = (settings.run, settings.data, settings.config)
     with model_and_data(*given, settings.device, say) as (model, _, data):
         examples = require_examples(data, settings.split)
-        with Side(_plain_side, replace(settings, data=data.directory)) as plain:
+        places = {"run": settings.run, "directory": data.directory, "config_file": settings.config}
+        job = {name: None if place is None else str(place) for name, place in places.items()}
+        with Side(_plain_side, split=settings.split, device=settings.device, **job) as plain:
             return _Bench(settings, model, data, examples, plain, machine).run(say)
 
 
-def _plain_side(settings: DecodeSettings) -> Tasks:
-    """What published code does, with the parameters of the fast path, in a process that asks for no special memory."""
-    device = settings.device
-    given = (settings.run, settings.data, settings.config)
-    with model_and_data(*given, device, lambda _message: None) as (model, _, data):
-        examples = data.examples(settings.split)
+def _plain_side(split: str, device: str, run: str | None, directory: str, config_file: str | None) -> Tasks:
+    """What published code does, with the parameters of the fast path."""
+    run_place, config_place = (None if place is None else Path(place) for place in (run, config_file))
+    with model_and_data(run_place, Path(directory), config_place, device, lambda _message: None) as (model, _, data):
+        examples = data.examples(split)
         plain = PlainCTSM(model.options, model.vocabulary_size).to(device).eval()
         plain.load_from(model)
         transformer = PlainTransformer(model.options, model.vocabulary_size).to(device).eval()
         xavier_initialise(transformer)
 
-    def answer(plain_model: PlainModel, rows: IntArray) -> dict[int, list[int]]:
-        return {int(row): plain_greedy(plain_model, examples.batch(np.array([row])).to(device)) for row in rows}
+    def answer(plain_model: PlainModel, rows: list[int]) -> list[list[int]]:
+        return [plain_greedy(plain_model, examples.batch(np.array([row])).to(device)) for row in rows]
 
     return {PLAIN: partial(answer, plain), TRANSFORMER: partial(answer, transformer)}
 
@@ -139,8 +140,8 @@ class _Bench:
         parts = {number: sample[number::rounds] for number in range(rounds)} | {-1: sample[:2]}
         contenders: dict[str, Callable[[int], None]] = {
             **{FAST[one]: self._greedy_run(contexts, one) for one in self._precisions()},
-            PLAIN: lambda number: self.plain_replies.update(self.plain.run(PLAIN, parts[number])),
-            TRANSFORMER: lambda number: self.plain.run(TRANSFORMER, parts[number][::4]),
+            PLAIN: lambda number: self._plain_greedy(parts[number].tolist()),
+            TRANSFORMER: lambda number: self.plain.run(TRANSFORMER, parts[number][::4].tolist()),
         }
         seconds = alternate(contenders, rounds, say, device)
         counts = {
@@ -247,6 +248,9 @@ class _Bench:
             self.answers[precision] = self._decode(rows, BATCH, DecodingOptions(precision=precision))
 
         return run
+
+    def _plain_greedy(self, rows: list[int]) -> None:
+        self.plain_replies.update(zip(rows, self.plain.run(PLAIN, rows), strict=True))
 
     def _decode(self, rows: IntArray, batch_size: int, options: DecodingOptions) -> dict[int, Answer]:
         """Answer contexts in batches of similar length, as `ctsm evaluate` does."""

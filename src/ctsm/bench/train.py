@@ -36,7 +36,7 @@ from ctsm.corpus.batches import Examples, IntArray
 from ctsm.corpus.prepared import PreparedData
 from ctsm.device import require_device
 from ctsm.memory import prepare_for_computing
-from ctsm.models.base import EmpatheticModel, xavier_initialise
+from ctsm.models.base import xavier_initialise
 from ctsm.training.device import training_examples
 from ctsm.training.loop import build_model
 
@@ -85,42 +85,32 @@ def bench_train(settings: TrainSettings, say: Say) -> Report:
     require_plain_path(config, str(settings.config))
     with data_or_sample(settings.data, config.options.size, say) as data:
         examples = require_examples(data, "train")
-        job = _Job(settings.device, settings.steps, config, data.directory)
-        with Side(_fast_side, job) as fast, Side(_plain_side, job) as plain:
+        job = {
+            "device": settings.device,
+            "steps": settings.steps,
+            "config_file": None if settings.config is None else str(settings.config),
+            "directory": str(data.directory),
+        }
+        with Side(_fast_side, **job) as fast, Side(_plain_side, **job) as plain:
             return _Bench(settings, config, data, examples, machine, fast, plain).run(say)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What both sides need to know."""
-
-    device: str
-    steps: int
-    config: RunConfig
-    directory: Path
-
-    def examples(self) -> Examples:
-        return PreparedData(self.directory).examples("train")
-
-    def model(self) -> EmpatheticModel:
-        return build_model(self.config, PreparedData(self.directory)).to(self.device).train()
-
-
-def _fast_side(job: _Job) -> Tasks:
+def _fast_side(device: str, steps: int, config_file: str | None, directory: str) -> Tasks:
     """What `ctsm train` does, in a process that gets its memory as that does."""
     prepare_for_computing()
-    config, device, examples = job.config, job.device, job.examples()
+    config, data = _read(config_file), PreparedData(Path(directory))
+    examples = data.examples("train")
     source = training_examples(examples, config.training, device)
-    batches = bucketed_batches(examples, config.training, job.steps)
-    trainer = FastTrainer(job.model(), config)
+    batches = bucketed_batches(examples, config.training, steps)
+    trainer = FastTrainer(build_model(config, data).to(device).train(), config)
 
-    def steps(precision: Precision, batches: list[IntArray] = batches) -> None:
+    def take(precision: Precision, batches: list[IntArray] = batches) -> None:
         for rows in batches:
             trainer.step(source.batch(rows).to(device), precision)
         synchronise(device)
 
     def memory() -> float:
-        steps("fp32", _widest_batches(examples, config.training.batch_size))
+        take("fp32", _widest_batches(examples, config.training.batch_size))
         return peak_memory()
 
     def profile(precision: Precision) -> dict[str, float]:
@@ -130,21 +120,21 @@ def _fast_side(job: _Job) -> Tasks:
 
     return {
         MEMORY: memory,
-        **{_fast(precision): partial(steps, precision) for precision in DTYPES},
+        **{_fast(precision): partial(take, precision) for precision in DTYPES},
         **{_profile(precision): partial(profile, precision) for precision in DTYPES},
     }
 
 
-def _plain_side(job: _Job) -> Tasks:
-    """What published code does, which asks for no special memory; with the fast side's parameters."""
-    config, device, examples = job.config, job.device, job.examples()
-    model = job.model()
+def _plain_side(device: str, steps: int, config_file: str | None, directory: str) -> Tasks:
+    """What published code does, with the fast side's parameters."""
+    config, data = _read(config_file), PreparedData(Path(directory))
+    examples, model = data.examples("train"), build_model(config, data)
     plain = PlainCTSM(config.options, model.vocabulary_size).to(device).train()
     plain.load_from(model)
     transformer = PlainTransformer(config.options, model.vocabulary_size).to(device).train()
     xavier_initialise(transformer)
 
-    def steps(trainer: PlainTrainer, batches: list[IntArray]) -> None:
+    def take(trainer: PlainTrainer, batches: list[IntArray]) -> None:
         for rows in batches:
             trainer.step(examples.batch(rows).to(device))
         synchronise(device)
@@ -152,9 +142,9 @@ def _plain_side(job: _Job) -> Tasks:
     sizes = {PLAIN: config.training.batch_size, TRANSFORMER: TRANSFORMER_BATCH}
     return {
         name: partial(
-            steps,
+            take,
             PlainTrainer(model, config.options.size, config.training),
-            _random_batches(examples, sizes[name], config.training.seed, job.steps),
+            _random_batches(examples, sizes[name], config.training.seed, steps),
         )
         for name, model in ((PLAIN, plain), (TRANSFORMER, transformer))
     }
@@ -267,6 +257,10 @@ class _Bench:
             "device": settings.device,
             "config": self.config.to_json(),
         }
+
+
+def _read(config_file: str | None) -> RunConfig:
+    return read_config(None if config_file is None else Path(config_file), [])
 
 
 def _fast(precision: Precision) -> str:
