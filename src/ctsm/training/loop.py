@@ -35,6 +35,7 @@ from ctsm.training.step import Stepper, adam
 
 RUN = "run.json"
 LEAST_SCORED = 8
+"""Examples of dev that are scored at once even where a step has fewer, which would take long."""
 
 
 @dataclass(frozen=True)
