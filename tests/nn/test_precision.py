@@ -103,12 +103,12 @@ def test_linear_has_the_parameters_of_the_librarys() -> None:
 @given(rows=st.integers(1, 100_000))
 def test_row_counts_are_rounded_up_to_few_values(rows: int) -> None:
     result = rounded_rows(rows)
-    assert 0 <= result - rows < max(16, rows / 8)
+    assert 0 <= result - rows < max(16, rows / 4)
     assert rounded_rows(result) == result
 
 
 def test_there_are_few_row_counts() -> None:
-    assert len({rounded_rows(rows) for rows in range(1024, 2049)}) <= 9
+    assert len({rounded_rows(rows) for rows in range(1024, 2049)}) <= 5
 
 
 @pytest.mark.usefixtures("every_product")

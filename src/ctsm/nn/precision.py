@@ -58,8 +58,11 @@ class Linear(nn.Linear):
 
 
 def rounded_rows(rows: int) -> int:
-    """Round up to one of eight values per power of two, at least 16: from 128 rows on at most an eighth is wasted."""
-    step = max(16, 1 << max(0, rows.bit_length() - 4))
+    """Round up to one of four values per power of two, at least 16: from 64 rows on less than a quarter is added.
+
+    Every shape costs a kernel of about 1 MB that stays, and some ms to compile it (docs/performance.md).
+    """
+    step = max(16, 1 << max(0, rows.bit_length() - 3))
     return -(-rows // step) * step
 
 
