@@ -31,7 +31,7 @@ from ctsm.models.bundle import DataFacts, distinct_tensors, is_finite, save_bund
 from ctsm.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from ctsm.training.device import training_examples
 from ctsm.training.reporter import Reporter, tensorboard_writer
-from ctsm.training.step import Stepper, adam
+from ctsm.training.step import Stepper, adam, denormals_flushed
 
 RUN = "run.json"
 LEAST_SCORED = 8
@@ -70,6 +70,7 @@ def build_model(config: RunConfig, data: PreparedData) -> EmpatheticModel:
     return model
 
 
+@denormals_flushed()
 def train(
     config: RunConfig,
     data_directory: Path,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,23 @@ def adam(model: EmpatheticModel) -> torch.optim.Adam:
     on_gpu = device.type == "cuda"
     rate = torch.zeros((), device=device) if on_gpu else 0.0
     return torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_gpu, **ADAM)  # type: ignore[arg-type]
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Let this thread, and the threads that PyTorch starts from it, take numbers nearer to 0 than 1.2e-38 for 0.
+
+    Adam's means shrink at every step that a word does not occur in, to such denormal numbers, which rounding keeps from
+    ever becoming 0 and which processors compute with many times slower: late in a run Adam takes twice as long and
+    more. What is lost hardly ever changes how a parameter is rounded. Threads that PyTorch has started before stay as they
+    are. Nothing happens on processors without this mode.
+    """
+    before = bool(torch.full((), 1e-40).mul(1.0) == 0.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 class Stepper:
