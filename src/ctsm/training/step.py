@@ -33,8 +33,8 @@ def denormals_flushed() -> Iterator[None]:
 
     Adam's means shrink at every step that a word does not occur in, to such denormal numbers, which rounding keeps from
     ever becoming 0 and which processors compute with many times slower: late in a run Adam takes twice as long and
-    more. What is lost hardly ever changes how a parameter is rounded. Threads that PyTorch has started before stay as they
-    are. Nothing happens on processors without this mode.
+    more. What is lost hardly ever changes how a parameter is rounded. Threads that PyTorch has started before stay as
+    they are. Nothing happens on processors without this mode.
     """
     before = bool(torch.full((), 1e-40).mul(1.0) == 0.0)
     torch.set_flush_denormal(True)
