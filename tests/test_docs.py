@@ -119,6 +119,18 @@ def test_the_table_of_precisions_says_what_the_logs_say() -> None:
         assert precision == ("fp32" if "6000" in link or "fp32" in link else "bf16")
 
 
+def test_the_time_of_a_full_run_is_that_of_its_log() -> None:
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    log = (ROOT / "docs/results/ctsm-17250-seed43.log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [json.loads(line) for line in log]
+    assert sum(line["kind"] == "dev" for line in lines) == 10
+    assert lines[-1]["iteration"] == 17_250
+    assert f"took {lines[-1]['seconds'] / 60:.1f} minutes**" in page
+    at = {line["iteration"]: line["seconds"] for line in lines if line["kind"] == "train"}
+    first, last = ((at[end] - at[end - 500]) / 500 * 1e3 for end in (1_000, 17_000))
+    assert f"A step took {first:.0f} ms at the beginning and {last:.0f} at the end" in " ".join(page.split())
+
+
 def test_the_gpus_table_and_the_gain_of_one_reply_say_what_the_records_say() -> None:
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     steps = json.loads((ROOT / "docs/results/gpu/steps.json").read_text(encoding="utf-8"))
