@@ -21,6 +21,7 @@ from ctsm.reproduction.estimate import Estimate, Estimator
 from ctsm.reproduction.plan import AMBIGUITIES, DEFAULT_LABEL, Job, Places, choose, plan, title_of
 from ctsm.reproduction.standing import Standing, evaluation_file, publish, standing
 from ctsm.training.loop import check_run, train
+from ctsm.training.step import denormals_flushed
 
 LOCKS = ".claims"
 
@@ -99,6 +100,7 @@ def outlook(request: Request) -> list[Row]:
     return rows
 
 
+@denormals_flushed()  # here already: what comes before the first training starts the threads that compute
 def reproduce(request: Request, say: Callable[[str], None]) -> Summary:
     """Work on every row that is missing and that no other process holds, until all are done or the budget is used up.
 
